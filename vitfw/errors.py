@@ -1,0 +1,17 @@
+"""The one error that is the user's to mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """What was asked cannot be done; the message says why, and what to type instead.
+
+    Commands print it as one line and exit with 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str], most: int = 3) -> str:
+    """`; did you mean a, b?` with the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else ""
