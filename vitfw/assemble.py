@@ -1,0 +1,126 @@
+"""From a plain config to the objects of a run."""
+
+import math
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from vitfw.checkpoint import Passport
+from vitfw.config import build
+from vitfw.console import setup_logging
+from vitfw.data.datamodule import ImageData
+from vitfw.environment import versions
+from vitfw.errors import ConfigError
+from vitfw.memory import keep_freed_memory
+from vitfw.training.classifier import Classifier
+from vitfw.training.precision import best_precision, resolve_accelerator
+
+Config = dict[str, Any]
+
+
+def prepare_process() -> None:
+    """Once a process, before anything large is allocated."""
+    setup_logging()
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32 on GPUs, where precision is 32
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, told before torch.distributed is set up."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
+
+
+def resolve_trainer(options: Config) -> Config:
+    """`accelerator` and `precision` as what is there, limits only where they are set.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none; the precision is unknown.
+    """
+    options = dict(options)
+    accelerator = resolve_accelerator(str(options["accelerator"]))
+    if accelerator == "gpu" or (accelerator == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(
+            f"trainer.accelerator={options['accelerator']}: torch sees no GPU here; "
+            "trainer=cpu trains without, trainer=default takes what is there"
+        )
+    options["accelerator"] = accelerator
+    if options["precision"] == "auto":
+        options["precision"] = best_precision(accelerator)
+    if options["strategy"] == "ddp" and accelerator == "cpu" and options["devices"] == "auto":
+        options["devices"] = os.cpu_count() or 1
+    return options
+
+
+def build_data(cfg: Config) -> ImageData:
+    """The data set, read and split for training.
+
+    Raises:
+        ConfigError: it is not there, or does not fit the options.
+    """
+    data: ImageData = build({**cfg["data"], "augment": cfg["augment"]})
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> Classifier:
+    """Net, loss, optimizer and schedule; the schedule's length follows from the data.
+
+    Raises:
+        ConfigError: options that do not fit each other or the data.
+    """
+    steps_per_epoch = optimizer_steps_per_epoch(data, trainer_options)
+    max_steps = trainer_options["max_steps"]
+    total_steps = steps_per_epoch * (trainer_options["max_epochs"] or 1)
+    classifier = Classifier(
+        net=build(cfg["model"]),
+        num_classes=data.num_classes,
+        loss=build(cfg["loss"]),
+        optimizer=build(cfg["optimizer"]),
+        scheduler=build(cfg["scheduler"]),
+        total_steps=min(total_steps, max_steps) if max_steps > 0 else total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a scheduler that is never stepped
+            classifier.configure_optimizers()  # a trial: errors belong before the run begins
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"optimizer or scheduler: {error}") from error
+    return classifier
+
+
+def optimizer_steps_per_epoch(data: ImageData, trainer_options: Config) -> int:
+    devices = trainer_options["devices"]
+    if devices in ("auto", -1, "-1"):
+        cuda = trainer_options["accelerator"] == "cuda"
+        devices = torch.cuda.device_count() if cuda else 1
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    batches = data.steps_per_epoch(count * trainer_options["num_nodes"])
+    limit = trainer_options["limit_train_batches"]
+    if isinstance(limit, float):
+        batches = max(int(batches * limit), 1)
+    elif limit is not None:
+        batches = min(batches, limit)
+    return math.ceil(batches / trainer_options["accumulate_grad_batches"])
+
+
+def build_each(nodes: Config) -> dict[str, Any]:
+    """The entries of a group of named objects; those set to null are left out."""
+    return {name: build(node) for name, node in nodes.items() if node is not None}
+
+
+def make_passport(cfg: Config, data: ImageData) -> Passport:
+    return Passport(
+        config=cfg,
+        classes=list(data.classes),
+        channels=data.channels,
+        img_size=list(data.img_size),
+        crop_share=data.crop_share,
+        mean=list(data.mean),
+        std=list(data.std),
+        versions=versions(),
+    )

@@ -1,0 +1,135 @@
+"""One bar for the whole run, and one line an epoch."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from vitfw.console import console, log
+
+
+class RunProgress(ProgressBar):
+    """Epoch, images per second, time left; after each epoch a line with loss and accuracy.
+
+    Where the output is not a terminal there is no bar, only the lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def _start(self, description: str, total: int) -> None:
+        self._stop()
+        if not self._enabled or not console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+            expand=True,
+        )
+        self._task = self._progress.add_task(description, total=total, rate="")
+        self._progress.start()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+
+    def _advance(self, description: str, images: int, world: int) -> None:
+        if self._progress is None or self._task is None:
+            return
+        self._progress.update(self._task, advance=1, description=description)
+        speed = self._progress.tasks[0].speed
+        rate = f"{speed * images * world:,.0f} img/s" if speed else ""
+        self._progress.update(self._task, rate=rate)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(_epoch(trainer), total_steps(trainer))
+        if self._progress is not None and self._task is not None:
+            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            self._progress.update(self._task, completed=done)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._advance(_epoch(trainer), len(batch[1]), trainer.world_size)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._enabled:
+            log.info(epoch_line(trainer, pl_module))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start("test", int(sum(trainer.num_test_batches)))
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance("test", len(batch[1]), trainer.world_size)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        console.print(*args, **kwargs)
+
+
+def total_steps(trainer: L.Trainer) -> int:
+    """Batches of the whole run, over all epochs."""
+    batches = int(trainer.num_training_batches)
+    if trainer.max_steps > 0:
+        return trainer.max_steps * trainer.accumulate_grad_batches
+    return batches * (trainer.max_epochs or 1)
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
+
+
+def epoch_line(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    """`epoch 3/30  train loss 0.412  val loss 0.301  val accuracy 0.9123  1,203 img/s`."""
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    mean_loss: Any = getattr(pl_module, "train_loss_epoch", None)
+    if mean_loss is not None and mean_loss.update_called:
+        values["train/loss"] = float(mean_loss.compute())
+    shown = (
+        ("train/loss", "train loss {:.4f}"),
+        ("val/loss", "val loss {:.4f}"),
+        ("val/accuracy", "val accuracy {:.4f}"),
+        ("train/images_per_second", "{:,.0f} img/s"),
+    )
+    parts = [pattern.format(values[name]) for name, pattern in shown if name in values]
+    return "  ".join([_epoch(trainer), *parts])

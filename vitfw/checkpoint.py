@@ -1,0 +1,212 @@
+"""Checkpoints: written so that none is ever half there, read so that none can run code."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+
+from vitfw.atomic import replacing
+from vitfw.errors import ConfigError, nearest
+
+KEY = "vitfw"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Passport:
+    """What travels inside a checkpoint, so that it can be used with nothing else at hand.
+
+    `config` is the resolved config of the run, plain types only. Images are fitted to `img_size`
+    (height, width) with `crop_share`, then normalised with `mean` and `std`.
+    """
+
+    config: dict[str, Any]
+    classes: list[str]
+    channels: int
+    img_size: list[int]
+    crop_share: float
+    mean: list[float]
+    std: list[float]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write to a temporary file, sync, rename: a reader sees the old file or the new one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        with replacing(path) as partial, open(partial, "wb") as sink:
+            torch.save(checkpoint, sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return load_file(Path(path))
+
+
+class PassportCallback(L.Callback):
+    """Puts the passport into every checkpoint."""
+
+    def __init__(self, passport: Passport):
+        self.passport = passport
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[KEY] = asdict(self.passport)
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint or state-dict file, on the CPU; nothing in it is run.
+
+    Reads what `torch.save` wrote, and safetensors.
+
+    Raises:
+        ConfigError: there is no such file, it is cut off, or it holds more than plain data.
+    """
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = nearest(path.name, found) or (f"; there: {', '.join(found)}" if found else "")
+        raise ConfigError(f"there is no checkpoint {path}{hint}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file as load_safetensors
+
+            return load_safetensors(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "eights only" in str(error) or "Unsupported" in str(error):
+            raise ConfigError(
+                f"{path} holds more than tensors and plain data; it was not loaded, because "
+                "loading it could run code"
+            ) from error
+        raise ConfigError(f"{path} is not a checkpoint, or was cut off") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} is not a checkpoint, or was cut off") from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise ConfigError(f"{path} is not a safetensors file, or was cut off") from error
+        raise
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def passport_of(path: Path) -> tuple[Passport, dict[str, Tensor]]:
+    """The passport of one of our checkpoints, and the state dict of its net.
+
+    Raises:
+        ConfigError: it cannot be read, or vitfw did not write it.
+    """
+    content = load_file(path)
+    if KEY not in content or "state_dict" not in content:
+        raise ConfigError(
+            f"{path} was not written by vitfw: it has no config inside. Weights alone can start "
+            f"a run: vitfw train init_from={path} model=…"
+        )
+    fields = dict(content[KEY])
+    if fields.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path} has checkpoint format {fields.get('format')}; this version reads {FORMAT}"
+        )
+    return Passport(**fields), net_weights(content)
+
+
+def net_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The net's tensors out of a checkpoint of ours, or of any common wrapping of a state dict."""
+    state = content
+    for wrapping in ("state_dict", "model", "module"):
+        if isinstance(state.get(wrapping), Mapping):
+            state = state[wrapping]
+            break
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    inside = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+    return inside or tensors
+
+
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        ConfigError: names the tensors that are missing, left over, or of another shape.
+    """
+    own = net.state_dict()
+    missing = sorted(set(own) - set(weights))
+    extra = sorted(set(weights) - set(own))
+    reshaped = [
+        f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    problems = []
+    for what, names in (("missing", missing), ("unknown", extra), ("of another shape", reshaped)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            problems.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+    if problems:
+        raise ConfigError(f"{source} is of another model: tensors {'; '.join(problems)}")
+    net.load_state_dict(weights)
+
+
+def pretrained_weights(source: str) -> dict[str, Tensor]:
+    """The weights that `init_from` names: a file, or `timm:NAME`.
+
+    Raises:
+        ConfigError: the file cannot be read, timm has no such model, or it cannot be fetched.
+    """
+    if not source.startswith("timm:"):
+        if ":" in source and not Path(source).exists():
+            raise ConfigError(f"init_from={source} is neither a file nor timm:NAME")
+        return net_weights(load_file(Path(source).expanduser()))
+    import timm
+
+    name = source.removeprefix("timm:")
+    if name.split(".")[0] not in timm.list_models():
+        raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models('vit*'))}")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the weights of timm:{name} could not be fetched ({first_line}); download them "
+            "elsewhere and give init_from=FILE.safetensors"
+        ) from error
+
+
+def initialise_from(net: nn.Module, source: str) -> list[str]:
+    """Load weights into a net; a head for another number of classes stays as it was made.
+
+    Returns the names of the tensors that were not loaded.
+
+    Raises:
+        ConfigError: the weights cannot be read, or are of another model.
+    """
+    weights, own = pretrained_weights(source), net.state_dict()
+    remade = [
+        name
+        for name in ("head.weight", "head.bias")
+        if name in own and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    kept = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    heads = {name: weights[name] for name in own if name.startswith("head.") and name in weights}
+    heads.update({name: own[name] for name in remade})
+    load_weights(net, {**kept, **heads}, source)
+    return remade

@@ -1,0 +1,126 @@
+"""What all commands share: Hydra's command line, and errors as one line with an exit code.
+
+0 done; 2 the request is wrong; 1 it broke while running; 130 and 143 stopped after saving.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from vitfw import config as configs
+from vitfw.console import console
+from vitfw.errors import ConfigError
+
+Task = Callable[[DictConfig, list[str]], object]
+
+WRONG_REQUEST, BROKE = 2, 1
+
+
+def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
+    """Run a command on the config that `argv` asks for; returns the exit code.
+
+    Plain overrides are composed here. `-m`, `--help`, `--cfg` and Hydra's other flags go through
+    `hydra.main`, which calls the task once a job.
+    """
+    flags = get_args_parser().parse_args(list(argv))
+    overrides = list(flags.overrides)
+    if "-h" in argv or "--help" in argv:
+        console.print(help_text(config_name))
+        return 0
+    with exit_code() as outcome:
+        if len(overrides) == len(argv):
+            task(configs.compose(config_name, overrides), overrides)
+        else:
+            run_hydra(config_name, task, argv)
+    return outcome.code
+
+
+class Outcome:
+    code = 0
+
+
+@contextmanager
+def exit_code() -> Iterator[Outcome]:
+    """Turn what a command raises into an exit code, and say it in one line where it is the user's.
+
+    `HYDRA_FULL_ERROR=1` shows the traceback of a wrong request, too.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+    except ConfigError as error:
+        outcome.code = WRONG_REQUEST
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        say_error(str(error))
+    except SystemExit as error:
+        outcome.code = error.code if isinstance(error.code, int) else int(bool(error.code))
+    except KeyboardInterrupt:
+        outcome.code = 130
+        say_error("interrupted")
+    except Exception as error:
+        outcome.code = BROKE
+        traceback.print_exc()
+        say_error(f"{type(error).__name__}: {error}")
+
+
+def say_error(message: str) -> None:
+    """One line on standard error, unwrapped so that it can be searched and copied."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
+    """Hydra's own entry point: sweeps, and the flags that only show something."""
+
+    def job(config: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        with exit_code() as outcome:
+            task(config, overrides)
+        if outcome.code:
+            raise SystemExit(outcome.code)
+
+    configs.register_resolvers()
+    folder = str(configs.config_folder().resolve())
+    main = hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(job)
+    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
+    typed, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    # Let Hydra raise its errors, instead of printing them and leaving with 1.
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [typed[0], *argv], "1"
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        message = configs.explain_failure(config_name, overrides, error)
+        raise ConfigError(message) from error
+    finally:
+        sys.argv = typed
+        if shown is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = shown
+
+
+def help_text(config_name: str) -> str:
+    """The head of the command's YAML file, and the options of every group it has."""
+    folder = configs.config_folder()
+    text = (folder / f"{config_name}.yaml").read_text(encoding="utf-8")
+    head = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    lines = [*head[:8], ""]
+    for group in sorted(p for p in folder.iterdir() if p.is_dir()):
+        if f"{group.name}:" in text:
+            lines.append(f"  {group.name:<11}{', '.join(options_of(group))}")
+    lines += ["", f"All keys and their values: vitfw {config_name} --cfg job"]
+    return "\n".join(lines)
+
+
+def options_of(group: Path) -> list[str]:
+    return sorted(p.stem for p in group.glob("*.yaml") if not p.name.startswith("_"))

@@ -1,0 +1,97 @@
+"""`vitfw evaluate`: metrics of a checkpoint on a split, as the run itself measured them."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig
+from rich import box
+from rich.table import Table
+
+from vitfw.assemble import prepare_process, resolve_trainer
+from vitfw.atomic import write_text
+from vitfw.callbacks.progress import RunProgress
+from vitfw.checkpoint import Passport
+from vitfw.cli.app import run
+from vitfw.config import build, to_plain
+from vitfw.console import console
+from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.datamodule import ImageData
+from vitfw.errors import ConfigError
+from vitfw.inference import load_net
+from vitfw.training.classifier import Classifier
+
+SPLITS = ("val", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run("evaluate", evaluate, argv or [])
+
+
+def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """Rebuild the net and the data from the checkpoint, run the split, show and return metrics."""
+    prepare_process()
+    checkpoint = Path(str(config.checkpoint)).expanduser()
+    net, passport = load_net(checkpoint)
+    config.model.img_size = passport.img_size
+    cfg = to_plain(config)
+    if cfg["split"] not in SPLITS:
+        raise ConfigError(f"split={cfg['split']} is not one of: {', '.join(SPLITS)}")
+    data = same_data(cfg["data"], passport)
+    data.prepare_data()
+    trainer_options = {**passport.config["trainer"], **without_nulls(cfg["trainer"])}
+    with tempfile.TemporaryDirectory() as nowhere:
+        trainer: L.Trainer = build(
+            resolve_trainer({**trainer_options, "devices": 1, "strategy": "auto", "num_nodes": 1}),
+            default_root_dir=nowhere,
+            callbacks=[RunProgress()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        classifier = Classifier(net, num_classes=len(passport.classes))
+        measure = trainer.validate if cfg["split"] == "val" else trainer.test
+        (metrics,) = measure(classifier, datamodule=data, verbose=False)
+    show(dict(metrics))
+    if cfg["output"] is not None:
+        write_text(Path(cfg["output"]).expanduser(), json.dumps(metrics, indent=2) + "\n")
+    return dict(metrics)
+
+
+def same_data(asked: dict[str, Any], passport: Passport) -> ImageData:
+    """The data of the run, with what was asked for in its place; statistics stay the model's.
+
+    Raises:
+        ConfigError: another data set was asked for, with other classes.
+    """
+    options = {**passport.config["data"], **without_nulls(asked)}
+    options.update(
+        img_size=passport.img_size,
+        channels=passport.channels,
+        mean=passport.mean,
+        std=passport.std,
+    )
+    if options["num_classes"] != len(passport.classes):
+        raise ConfigError(
+            f"the checkpoint tells {len(passport.classes)} classes apart, but "
+            f"data={options['name']} has {options['num_classes']}"
+        )
+    data: ImageData = build({**options, "augment": None})
+    data.augment = BatchAugment()
+    return data
+
+
+def without_nulls(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if value is not None}
+
+
+def show(metrics: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=box.HORIZONTALS)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.6f}")
+    console.print(table)

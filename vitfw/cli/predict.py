@@ -1,0 +1,102 @@
+"""`vitfw predict`: the most probable classes of image files, from a checkpoint alone."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.progress import track
+from torch import Tensor
+
+from vitfw.assemble import prepare_process
+from vitfw.atomic import write_text
+from vitfw.cli.app import run
+from vitfw.config import to_plain
+from vitfw.console import console, log
+from vitfw.data.transforms import UnreadableImage
+from vitfw.errors import ConfigError
+from vitfw.inference import Prediction, Predictor, find_images
+
+FORMATS = ("csv", "json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run("predict", predict, argv or [])
+
+
+def predict(config: DictConfig, overrides: list[str]) -> None:
+    """Read, predict, then write all at once: an unreadable image leaves nothing half-written."""
+    prepare_process()
+    cfg = to_plain(config)
+    if cfg["format"] not in FORMATS:
+        raise ConfigError(f"format={cfg['format']} is not one of: {', '.join(FORMATS)}")
+    for key in ("top_k", "batch_size"):
+        if cfg[key] < 1:
+            raise ConfigError(f"{key}={cfg[key]} must be at least 1")
+    paths = find_images(Path(str(cfg["input"])).expanduser())
+    predictor = Predictor(
+        Path(cfg["checkpoint"]).expanduser(), cfg["accelerator"], str(cfg["precision"])
+    )
+    batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
+    found = list(predictor.predict(batches, cfg["top_k"]))
+    text = as_csv(found) if cfg["format"] == "csv" else as_json(found)
+    if cfg["output"] is None:
+        sys.stdout.write(text)
+        return
+    write_text(Path(cfg["output"]).expanduser(), text)
+    log.info(f"wrote {len(found):,} predictions to {cfg['output']}")
+
+
+def read_in_batches(
+    predictor: Predictor, paths: list[Path], batch_size: int, skip_unreadable: bool
+) -> Iterator[list[tuple[Path, Tensor]]]:
+    """Raises ConfigError at the first image that cannot be read, unless they are to be skipped."""
+    batch: list[tuple[Path, Tensor]] = []
+    shown = console.is_terminal and len(paths) > batch_size
+    for path in track(paths, "predicting", console=console, transient=True, disable=not shown):
+        try:
+            batch.append((path, predictor.read(path)))
+        except UnreadableImage as error:
+            if not skip_unreadable:
+                raise ConfigError(f"{error}; skip_unreadable=true goes on without it") from error
+            log.warning(f"skipped: {error}")
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def as_csv(predictions: list[Prediction]) -> str:
+    """One row an image: path, class_1, probability_1, class_2, …"""
+    most = max((len(p.classes) for p in predictions), default=0)
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    header = [name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}")]
+    writer.writerow(["path", *header])
+    for p in predictions:
+        cells = [
+            cell
+            for name, share in zip(p.classes, p.probabilities, strict=True)
+            for cell in (name, f"{share:.6f}")
+        ]
+        writer.writerow([str(p.path), *cells])
+    return sink.getvalue()
+
+
+def as_json(predictions: list[Prediction]) -> str:
+    """A list of {path, classes: [{name, probability}, …]}."""
+    entries = [
+        {
+            "path": str(p.path),
+            "classes": [
+                {"name": name, "probability": round(share, 6)}
+                for name, share in zip(p.classes, p.probabilities, strict=True)
+            ],
+        }
+        for p in predictions
+    ]
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,122 @@
+"""`vitfw train`: from a config to a trained, tested model. The whole story, top to bottom."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+
+from vitfw.assemble import (
+    build_classifier,
+    build_data,
+    build_each,
+    is_first_process,
+    make_passport,
+    prepare_process,
+    resolve_trainer,
+)
+from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
+from vitfw.cli.app import run
+from vitfw.config import build, flatten, to_plain
+from vitfw.console import log, log_to, stop_logging_to
+from vitfw.finish import close_run, say_stopped
+from vitfw.models.profile import count_parameters
+from vitfw.run_directory import RunDirectory, choose_run_directory
+from vitfw.start import find_start
+
+RUN_DIR_VARIABLE = "VITFW_RUN_DIR"  # tells the processes of a run where the first one writes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run("train", train, argv or [])
+
+
+def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """Train, keep the best, test it once. Returns what `metrics.json` holds."""
+    prepare_process()
+    directory = run_directory_of(config, overrides)
+    config.run_dir = str(directory.path)
+    cfg = to_plain(config)
+
+    start = find_start(directory, cfg["resume"], cfg["init_from"])
+    trainer_options = resolve_trainer(cfg["trainer"])
+    data = build_data(cfg)
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    classifier = build_classifier(cfg, data, trainer_options)
+    start.check(cfg, classifier.net)
+    remade = start.initialise(classifier.net)
+    if cfg["compile"]:
+        classifier.net.compile()
+    callbacks = build_each(cfg["callbacks"])
+    trainer: L.Trainer = build(
+        trainer_options,
+        default_root_dir=str(directory.path),
+        callbacks=[*callbacks.values(), PassportCallback(make_passport(cfg, data))],
+        logger=list(build_each(cfg["logger"]).values()),
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # our samplers share out the data themselves
+        enable_model_summary=False,
+    )
+    log_file = open_run(directory, cfg, overrides, anew=start.checkpoint is None)
+    try:
+        if trainer.is_global_zero:
+            log.info(
+                f"{data.name}: {data.train_images:,} training images of {len(data.classes)} "
+                f"classes; model of {count_parameters(classifier.net):,} parameters; "
+                f"{trainer.strategy.root_device.type}, {trainer.precision}"
+            )
+            log.info(f"{start.story}, in {directory.path}")
+            if remade:
+                log.info(f"made anew, not loaded: {', '.join(remade)}")
+            show_hyperparameters(trainer, cfg)
+        trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint)
+        return close_run(trainer, classifier, data, callbacks, cfg, overrides, directory)
+    except SIGTERMException:
+        say_stopped(directory)
+        interrupted = getattr(callbacks.get("last"), "interrupted", False)
+        raise SystemExit(130 if interrupted else 143) from None
+    finally:
+        if log_file is not None:
+            stop_logging_to(log_file)
+        directory.close()
+
+
+def run_directory_of(config: DictConfig, overrides: list[str]) -> RunDirectory:
+    """`run_dir`, a sweep's job folder, or runs/<experiment>/<name>."""
+    if not is_first_process() and RUN_DIR_VARIABLE in os.environ:
+        return RunDirectory(Path(os.environ[RUN_DIR_VARIABLE]))
+    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeping and config.run_dir is None:
+        config.run_dir = HydraConfig.get().runtime.output_dir
+    typed = dict(text.split("=", 1) for text in overrides if "=" in text)
+    usual = f"{typed.get('model', 'vit_nano')}-{typed.get('data', 'digits')}"
+    experiment = typed.get("experiment", usual)
+    directory = choose_run_directory(
+        config.run_dir, experiment, overrides, go_on=config.resume == "auto"
+    )
+    os.environ[RUN_DIR_VARIABLE] = str(directory.path.absolute())
+    return directory
+
+
+def open_run(directory: RunDirectory, cfg: dict[str, Any], overrides: list[str], anew: bool) -> Any:
+    """From here on there is a run: its folder, its lock, its log and its config."""
+    if not is_first_process():
+        return None
+    directory.open()
+    if anew:
+        directory.clear()
+    directory.write_config(cfg, overrides)
+    return log_to(directory.path / "train.log")
+
+
+def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
+    """The config on TensorBoard's hparams page, beside the metric that runs are compared by."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_graph"):  # TensorBoard's takes a metric along
+            params = {key: str(value) for key, value in flatten(cfg).items()}
+            logger.log_hyperparams(params, {"val/accuracy": 0.0})

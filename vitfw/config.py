@@ -1,0 +1,257 @@
+"""From what was typed to plain objects: composing, checking, and building by `_target_`."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vitfw.data.catalog import facts_of
+from vitfw.data.image_folder import class_names
+from vitfw.errors import ConfigError, nearest
+
+ALLOWED_TARGETS = (
+    "vitfw.models.",
+    "vitfw.data.",
+    "vitfw.training.",
+    "vitfw.callbacks.",
+    "torch.nn.",
+    "torch.optim.",
+    "lightning.Trainer",
+    "lightning.pytorch.",
+    "timm.models.",
+    "timm.optim.",
+    "timm.create_model",
+)
+TARGETS_VARIABLE = "VITFW_TARGETS"
+
+
+def config_folder() -> Path:
+    """`vitfw/configs` of an installed wheel, `configs/` of a checkout."""
+    package = Path(__file__).parent
+    shipped = package / "configs"
+    return shipped if shipped.is_dir() else package.parent / "configs"
+
+
+def register_resolvers() -> None:
+    """What YAML files may ask: facts of a data set, and how many classes it has."""
+
+    def fact(name: str, key: str) -> Any:
+        value = getattr(facts_of(name), key)
+        return list(value) if isinstance(value, tuple) else value
+
+    def count_classes(name: str, root: str) -> int | None:
+        if name == "image_folder":
+            return len(class_names(root))
+        return len(facts_of(name).classes) or None
+
+    OmegaConf.register_new_resolver("dataset", fact, replace=True)
+    OmegaConf.register_new_resolver("classes_in", count_classes, replace=True)
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that a command was asked for.
+
+    Raises:
+        ConfigError: an unknown key or option (names the nearest), a malformed override, a value
+            of the wrong kind, a missing value.
+    """
+    register_resolvers()
+    try:
+        config = _compose(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain_failure(config_name, overrides, error)) from error
+    check_kinds(config_name, overrides, config)
+    return config
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides))
+
+
+def explain_failure(config_name: str, overrides: Sequence[str], error: Exception) -> str:
+    """One line for an error of Hydra's, with the nearest valid names."""
+    for cause in causes(error):
+        if isinstance(cause, ConfigError):
+            return str(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not an override; write key=value, such as optimizer.lr=1e-3"
+    if isinstance(error, MissingConfigException) and error.options:
+        options = [option for option in error.options if not option.startswith("_")]
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={name} does not exist{nearest(name, options)} known: {', '.join(options)}"
+    unknown = re.search(r"Could not (?:override|append|delete) .*?'([^'\s]+)'", str(error))
+    if unknown:
+        key = unknown[1].split("@")[0]
+        return f"no config key is called {key!r}{suggest_key(config_name, overrides, key)}"
+    return " ".join(str(error).split())
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything it came from."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def suggest_key(config_name: str, overrides: Sequence[str], key: str) -> str:
+    """The valid keys nearest to `key`, given the groups that were chosen."""
+    groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
+    choices = [text for text in overrides if text.split("=")[0] in groups]
+    try:
+        keys = list(flatten(to_plain(_compose(config_name, choices), resolve=False)))
+    except (HydraException, OmegaConfBaseException):
+        keys = []
+    same_end = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    if same_end:
+        return f"; did you mean {', '.join(same_end[:3])}?"
+    siblings = [known for known in keys if known.startswith(key.rpartition(".")[0])]
+    hint = nearest(key, [*keys, *groups]) or nearest(
+        key.rpartition(".")[2], {known.rpartition(".")[2] for known in keys}
+    )
+    if not hint and "." in key and siblings:
+        hint = f"; known there: {', '.join(siblings)}"
+    return hint or f"; `vitfw {config_name} --cfg job` prints all keys"
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists are leaves."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def check_kinds(config_name: str, overrides: Sequence[str], config: DictConfig) -> None:
+    """A number stays a number, a switch a switch: compare with the defaults of the same groups.
+
+    Raises:
+        ConfigError: an override put a word where a number or true/false stands.
+    """
+    values = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        is_group = (config_folder() / key).is_dir()
+        if not is_group and not override.is_add() and not override.is_delete():
+            values.append(override)
+    if not values:
+        return
+    typed = {override.input_line for override in values}
+    defaults = _compose(config_name, [text for text in overrides if text not in typed])
+    for override in values:
+        key = override.key_or_group
+        try:
+            default, value = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
+        except (OmegaConfBaseException, ConfigError):
+            continue  # it needs a value that is not there yet; building will say so
+        wanted = kind_of(default)
+        if wanted and value is not None and kind_of(value) != wanted:
+            raise ConfigError(f"{key}={value} should be {wanted}, such as {key}={default}")
+
+
+def kind_of(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return None
+
+
+def to_plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Plain dicts, lists and scalars.
+
+    Raises:
+        ConfigError: a value is missing, or an interpolation leads nowhere.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
+    except OmegaConfBaseException as error:
+        for cause in causes(error):
+            if isinstance(cause, ConfigError):
+                raise cause from error
+        missing = re.search(r"full_key: (\S+)", str(error))
+        if missing and "Missing mandatory" in str(error):
+            raise ConfigError(f"{missing[1]} is needed: give {missing[1]}=…") from error
+        raise ConfigError(" ".join(str(error).split())) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def as_yaml(plain: dict[str, Any] | list[Any]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def build(node: dict[str, Any], **more: Any) -> Any:
+    """The object that `_target_` names, from plain arguments; nested ones first.
+
+    Raises:
+        ConfigError: a `_target_` outside the allow-list; arguments that its constructor refuses.
+    """
+    check_targets(node)
+    try:
+        return hydra.utils.instantiate(node, **more, _convert_="all")
+    except InstantiationException as error:
+        for cause in causes(error):
+            if isinstance(cause, ValueError | TypeError):
+                raise ConfigError(_constructor_message(node, cause)) from error
+        raise
+
+
+def _constructor_message(node: dict[str, Any], error: Exception) -> str:
+    text = " ".join(str(error).split())
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if unexpected:
+        known = [key for key in node if not key.startswith("_")]
+        return f"{node['_target_']} has no option {unexpected[1]!r}; known: {', '.join(known)}"
+    return text
+
+
+def check_targets(node: Any) -> None:
+    """Refuse every `_target_` that is not on the allow-list, before anything is imported.
+
+    Raises:
+        ConfigError: names the target.
+    """
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None:
+            check_target(str(target))
+        for value in node.values():
+            check_targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            check_targets(value)
+
+
+def check_target(target: str) -> None:
+    own = tuple(p for p in os.environ.get(TARGETS_VARIABLE, "").split(",") if p)
+    allowed = ALLOWED_TARGETS + own
+    if not target.startswith(allowed):
+        raise ConfigError(
+            f"_target_ {target!r} is not allowed; allowed are names under {', '.join(allowed)} "
+            f"(to use your own package: {TARGETS_VARIABLE}=package.)"
+        )
+    # `vitfw.data.arrays.os.system` starts well; what it names must come from there, too.
+    try:
+        found = hydra.utils.get_object(target)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"_target_ {target!r} does not exist: {error}") from error
+    home = f"{getattr(found, '__module__', '')}."
+    roots = {prefix.split(".")[0] for prefix in allowed}
+    if home.split(".")[0] not in roots or not callable(found):
+        raise ConfigError(f"_target_ {target!r} is not allowed: it comes from {home[:-1]}")

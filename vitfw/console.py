@@ -1,0 +1,51 @@
+"""What a person sees: one rich console, and a log that goes there and into `train.log`."""
+
+import logging
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+console = Console(highlight=False)
+log = logging.getLogger("vitfw")
+
+# True of every run of ours, and nothing a person can act on.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*LightningDeprecationWarning.*",
+)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints above a progress bar, where there is one; long lines are left to the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console.print(record.getMessage(), style=style, markup=False, soft_wrap=True)
+
+
+def setup_logging() -> None:
+    """Our messages to the console, plain; libraries only where they warn."""
+    log.handlers = [ConsoleHandler()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in _NOISE:
+        warnings.filterwarnings("ignore", pattern)
+
+
+def log_to(path: Path) -> logging.Handler:
+    """Write our messages to a file as well, with the time; returns the handler, to be closed."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return handler
+
+
+def stop_logging_to(handler: logging.Handler) -> None:
+    log.removeHandler(handler)
+    handler.close()

@@ -1,0 +1,169 @@
+"""How a run ends: the test, `metrics.json`, the report, and the closing table."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich import box
+from rich.table import Table
+
+from vitfw.callbacks.csv_logger import read_metrics
+from vitfw.callbacks.test_record import TestRecord
+from vitfw.callbacks.throughput import Throughput
+from vitfw.console import console, log
+from vitfw.data.datamodule import ImageData
+from vitfw.environment import device_name, git_commit, versions
+from vitfw.models.profile import count_flops, count_parameters
+from vitfw.report import Mistake, write_report
+from vitfw.run_directory import RunDirectory
+from vitfw.training.classifier import Classifier
+
+Metrics = dict[str, Any]
+
+
+def test_best(
+    trainer: L.Trainer, classifier: Classifier, data: ImageData, directory: RunDirectory
+) -> Metrics:
+    """Metrics of best.ckpt on the test set, the one time it is read."""
+    best = directory.best_checkpoint
+    path = best if trainer.strategy.broadcast(best.is_file()) else directory.last_checkpoint
+    (metrics,) = trainer.test(classifier, datamodule=data, ckpt_path=str(path), verbose=False)
+    return dict(metrics)
+
+
+def gather_metrics(
+    trainer: L.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+    callbacks: Mapping[str, L.Callback],
+    tested: Metrics,
+    best_val_accuracy: float | None,
+    seed: int,
+) -> Metrics:
+    """What `metrics.json` holds. Accuracies are fractions of 1; null where nothing was measured."""
+    throughput = callbacks.get("throughput")
+    timed = isinstance(throughput, Throughput)
+    shape = (data.channels, *data.img_size)
+    return {
+        "test/accuracy": tested.get("test/accuracy"),
+        "test/accuracy_top5": tested.get("test/accuracy_top5"),
+        "test/loss": tested.get("test/loss"),
+        "val/accuracy_best": best_val_accuracy,
+        "fit_seconds": round(throughput.total_seconds(), 3) if timed else None,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "train/images_per_second": rounded(throughput.images_per_second) if timed else None,
+        "params": count_parameters(classifier.net),
+        "flops_per_image": count_flops(classifier.net, shape),
+        "device": device_name(trainer.strategy.root_device),
+        "precision": trainer.precision,
+        "seed": seed,
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
+
+
+def rounded(rate: float) -> float | None:
+    """A rate to one decimal; none where too few steps were made to tell."""
+    return round(rate, 1) or None
+
+
+def best_val_accuracy(callbacks: Mapping[str, L.Callback]) -> float | None:
+    score = getattr(callbacks.get("best"), "best_model_score", None)
+    return None if score is None else float(score)
+
+
+def say_closing(metrics: Metrics, directory: RunDirectory) -> None:
+    """The table at the end: what came out, where it is, how to look at it."""
+    shown = (
+        ("test accuracy", metrics["test/accuracy"], "{:.4f}"),
+        ("test top-5", metrics["test/accuracy_top5"], "{:.4f}"),
+        ("test loss", metrics["test/loss"], "{:.4f}"),
+        ("best val accuracy", metrics["val/accuracy_best"], "{:.4f}"),
+        ("training time", metrics["fit_seconds"], "{:,.1f} s"),
+        ("speed", metrics["train/images_per_second"], "{:,.0f} img/s"),
+        ("parameters", metrics["params"], "{:,}"),
+        ("compute", metrics["flops_per_image"] / 1e6, "{:,.1f} MFLOP an image"),
+    )
+    table = Table(show_header=False, box=box.HORIZONTALS)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right")
+    for name, value, pattern in shown:
+        if value is not None:
+            table.add_row(name, pattern.format(value))
+    console.print(table)
+    path = shlex.quote(str(directory.path))
+    best = directory.best_checkpoint
+    checkpoint = shlex.quote(str(best if best.is_file() else directory.last_checkpoint))
+    for line in (
+        f"the run       {path}",
+        f"its report    {path}/report.html",
+        f"its curves    tensorboard --logdir {path}",
+        f"once more     vitfw evaluate checkpoint={checkpoint}",
+        f"your images   vitfw predict checkpoint={checkpoint} input=FILE_OR_FOLDER",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def command_line() -> str:
+    """What was typed, as it can be typed again."""
+    script = Path(sys.argv[0]).name
+    program = "vitfw" if script == "__main__.py" else script
+    words = ["python", program] if program.endswith(".py") else [program]
+    return shlex.join([*words, *sys.argv[1:]])
+
+
+def report_run(
+    directory: RunDirectory,
+    metrics: Metrics,
+    overrides: list[str],
+    data: ImageData,
+    record: L.Callback | None,
+) -> Path:
+    """Write report.html from the run's own files and what the test showed."""
+    rows = directory.path / "metrics.csv"
+    recorded = record if isinstance(record, TestRecord) else None
+    return write_report(
+        directory.path,
+        title=str(directory.path),
+        summary=metrics,
+        history=read_metrics(rows) if rows.exists() else [],
+        config_text=(directory.path / "config.yaml").read_text(encoding="utf-8"),
+        overrides=overrides,
+        command=command_line(),
+        confusion=recorded.confusion if recorded else None,
+        classes=data.classes,
+        mistakes=[
+            Mistake(m.image, data.classes[m.truth], data.classes[m.guess], m.confidence)
+            for m in (recorded.mistakes if recorded else [])
+        ],
+    )
+
+
+def close_run(
+    trainer: L.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+    callbacks: Mapping[str, L.Callback],
+    cfg: dict[str, Any],
+    overrides: list[str],
+    directory: RunDirectory,
+) -> Metrics:
+    """Test, write what is to be written, say where it is. Returns what `metrics.json` holds."""
+    best = best_val_accuracy(callbacks)  # the test restores callbacks from the checkpoint
+    fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    tested = test_best(trainer, classifier, data, directory) if cfg["test_after_fit"] else {}
+    metrics = gather_metrics(trainer, classifier, data, callbacks, tested, best, cfg["seed"])
+    metrics.update(fitted)
+    if trainer.is_global_zero:
+        report_run(directory, metrics, overrides, data, callbacks.get("test_record"))
+        directory.write_metrics(metrics)
+        say_closing(metrics, directory)
+    return metrics
+
+
+def say_stopped(directory: RunDirectory) -> None:
+    log.info(f"stopped; saved {directory.last_checkpoint}. The same command goes on from there")

@@ -1,0 +1,111 @@
+"""Using a checkpoint with nothing else at hand.
+
+B batch, C channels, S image side, K classes.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vitfw.checkpoint import Passport, load_weights, passport_of
+from vitfw.config import build
+from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
+from vitfw.errors import ConfigError
+from vitfw.training.precision import best_precision, resolve_accelerator
+
+Image.init()
+
+
+def load_net(checkpoint: Path) -> tuple[nn.Module, Passport]:
+    """The net of a checkpoint, in evaluation mode, and its passport.
+
+    Raises:
+        ConfigError: the checkpoint cannot be read, is not vitfw's, or does not fit its config.
+    """
+    passport, weights = passport_of(checkpoint)
+    net: nn.Module = build(passport.config["model"])
+    load_weights(net, weights, str(checkpoint))
+    return net.eval(), passport
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The `top_k` most probable classes of an image, the best first."""
+
+    path: Path
+    classes: list[str]
+    probabilities: list[float]
+
+
+class Predictor:
+    """Image files to classes, prepared as the images that the checkpoint was evaluated on."""
+
+    def __init__(self, checkpoint: Path, accelerator: str = "auto", precision: str = "auto"):
+        net, self.passport = load_net(checkpoint)
+        kind = resolve_accelerator(accelerator)
+        self.device = torch.device(kind)
+        self.net = net.to(self.device)
+        if precision == "auto":
+            precision = self.passport.config["trainer"]["precision"]
+        self.precision = best_precision(kind) if precision == "auto" else str(precision)
+        self.mean = torch.tensor(self.passport.mean, device=self.device)
+        self.std = torch.tensor(self.passport.std, device=self.device)
+
+    def read(self, path: Path) -> Tensor:
+        """One file as [C, S, S] uint8.
+
+        Raises:
+            UnreadableImage: PIL cannot read it.
+        """
+        height, width = self.passport.img_size
+        pixels = to_uint8(open_image(path, self.passport.channels))
+        return fit_to(pixels, (height, width), self.passport.crop_share)
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """[B, C, S, S] uint8 → [B, K] float32 on the CPU."""
+        images = normalise(scale_to_unit(images.to(self.device)), self.mean, self.std)
+        with self._autocast():
+            logits = self.net(images)
+        return logits.float().softmax(dim=1).cpu()
+
+    def predict(
+        self, batches: Iterable[list[tuple[Path, Tensor]]], top_k: int
+    ) -> Iterator[Prediction]:
+        """The classes of every image, in order; `top_k` is cut to the number of classes."""
+        classes = self.passport.classes
+        for batch in batches:
+            images = torch.stack([image for _, image in batch])
+            best = self.probabilities(images).topk(min(top_k, len(classes)), dim=1)
+            for (path, _), values, labels in zip(
+                batch, best.values.tolist(), best.indices.tolist(), strict=True
+            ):
+                yield Prediction(path, [classes[label] for label in labels], values)
+
+    def _autocast(self):
+        formats = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        if self.precision not in formats:
+            return nullcontext()
+        return torch.autocast(self.device.type, formats[self.precision])
+
+
+def find_images(source: Path) -> list[Path]:
+    """The file itself, or all files below a folder that are named like images, sorted.
+
+    Raises:
+        ConfigError: nothing is there, or no image.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ConfigError(f"input={source}: there is no such file or folder")
+    suffixes = Image.registered_extensions()
+    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    if not found:
+        raise ConfigError(f"input={source} holds no images (looked for *.png, *.jpg, *.webp, …)")
+    return found

@@ -1,0 +1,133 @@
+"""Where a run lives on disk: its name, its lock, and the small files in it."""
+
+import fcntl
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from vitfw.atomic import write_text
+from vitfw.config import as_yaml
+from vitfw.errors import ConfigError
+
+LONGEST_NAME = 100
+LOCK = ".lock"
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """A folder name that follows from what was typed, so that the same command finds its run.
+
+    Where a run is put and how it starts (`run_dir`, `resume`, `init_from`) is no part of it, nor
+    are the groups that name the folder above.
+    """
+    left_out = ("run_dir=", "resume=", "experiment=", "model=", "data=", "hydra")
+    kept = sorted(text for text in overrides if not text.startswith(left_out))
+    name = re.sub(r"[^\w.=+\-]+", "_", ",".join(kept)).strip("._") or "default"
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = format(hash_of(name), "08x")
+    return f"{name[: LONGEST_NAME - 9]}_{digest}"
+
+
+def hash_of(text: str) -> int:
+    """A 32-bit hash that is the same in every process."""
+    import zlib
+
+    return zlib.crc32(text.encode())
+
+
+class RunDirectory:
+    """A run's folder, held by a lock while the run writes to it.
+
+    Nothing is created before `open`. `finished` is told by `metrics.json`, which is written last.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: TextIO | None = None
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").is_file()
+
+    def open(self) -> None:
+        """Create the folder and lock it.
+
+        Raises:
+            ConfigError: another process is writing to it, or it cannot be created.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"run_dir {self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise ConfigError(
+                f"another process is training in {self.path}; wait for it, or give run_dir=…"
+            ) from error
+        self._lock = lock
+
+    def close(self) -> None:
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def clear(self) -> None:
+        """Remove what an earlier start left that never reached a checkpoint."""
+        for pattern in ("events.out.*", "metrics.csv", "train.log", "report.html"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def write_config(self, config: dict[str, Any], overrides: Sequence[str]) -> None:
+        write_text(self.path / "config.yaml", as_yaml(config))
+        write_text(self.path / "overrides.yaml", as_yaml(list(overrides)))
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def choose_run_directory(
+    run_dir: str | None, experiment: str, overrides: Sequence[str], go_on: bool
+) -> RunDirectory:
+    """The folder of this run: `run_dir`, or the first fit of `runs/<experiment>/<name>[-N]`.
+
+    With `go_on`, a folder whose run is not finished is taken up again; a finished one, or any
+    that exists without `go_on`, is left alone and the next number tried.
+
+    Raises:
+        ConfigError: `run_dir` holds a finished run, or without `go_on` any run.
+    """
+    if run_dir is not None:
+        chosen = RunDirectory(Path(run_dir).expanduser())
+        if chosen.finished:
+            raise ConfigError(
+                f"{chosen.path} holds a finished run; give another run_dir, or remove it"
+            )
+        if not go_on and chosen.last_checkpoint.exists():
+            raise ConfigError(
+                f"{chosen.path} holds an unfinished run; resume=auto goes on with it, another "
+                "run_dir starts anew"
+            )
+        return chosen
+    base = Path("runs") / experiment / run_name(overrides)
+    number = 1
+    while True:
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        chosen = RunDirectory(path)
+        free = not chosen.finished and (go_on or not chosen.last_checkpoint.exists())
+        if free:
+            return chosen
+        number += 1
