@@ -1,0 +1,20 @@
+"""What all tests share: one thread a process, and no trace in the user's folders."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; test processes inherit it
+os.environ.pop("VITFW_RUN_DIR", None)
+os.environ.pop("VITFW_DATA", None)
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_random_state():
+    """A test that seeds torch does not decide what the next one draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

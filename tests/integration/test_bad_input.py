@@ -1,0 +1,130 @@
+"""A wrong request: one clear line, exit 2, nothing half-written, no run directory."""
+
+import os
+
+import pytest
+import torch
+from commands import Run, run
+from PIL import Image
+
+from vitfw.cli.main import main
+
+WRONG_TRAIN_REQUESTS = [
+    (["optimizer.lrr=1"], "optimizer.lr"),
+    (["optimzer.lr=1"], "optimizer.lr"),
+    (["lr=0.1"], "optimizer.lr"),
+    (["model=vit_b61"], "vit_b16"),
+    (["dta=cifar10"], "data"),
+    (["model.patch_size=3"], "img_size 8 is not a multiple of patch_size 3"),
+    (["model=vit_ti4", "data=fake", "model.patch_size=5"], "nearest img_size: 30, 35"),
+    (["model.num_heads=5"], "num_heads 5 does not divide embed_dim 96"),
+    (["optimizer.lr=fast"], "should be a number"),
+    (["scheduler.warmup=soon"], "duration 'soon' is not understood"),
+    (["data.batch_size=5000"], "set data.batch_size="),
+    (["data=image_folder"], "data.root=data is not a folder"),
+    (["data=image_folder", "data.root=nowhere"], "data.root=nowhere is not a folder"),
+    (["data=cifar10", "data.download=false"], "cifar-10-batches-py"),
+    (["init_from=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+    (["resume=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+    (["trainer=gpu"], "torch sees no GPU here"),
+    (["model._target_=os.system"], "is not allowed"),
+    (["trainer.precision=7"], "precision"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs"),
+    (["hello"], "'hello' is not an override"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG_TRAIN_REQUESTS, ids=lambda value: str(value))
+def test_a_wrong_request_is_told_in_one_line(words, said, tmp_path, monkeypatch, capfd):
+    if "trainer=gpu" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exit_code_of_the_process_is_2(tmp_path):
+    outcome = run("train.py", "model=vit_b61", cwd=tmp_path)
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_over_an_unknown_key_is_told_in_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "optimizer.lrr=1,2"]) == 2
+    err = capfd.readouterr().err
+    assert "did you mean optimizer.lr" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_command_names_the_nearest(capfd):
+    assert main(["trian"]) == 2
+    assert "did you mean train" in capfd.readouterr().err
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(tmp_path / f"pets/{name}/{i}.png")
+    return tmp_path / "pets"
+
+
+def test_a_class_with_no_images_is_named(folder_of_images, tmp_path, monkeypatch, capfd):
+    (folder_of_images / "emu").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "data=image_folder", "data.root=pets", "model=vit_ti16"]) == 2
+    assert "class 'emu' has no images" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_folder_is_told(tmp_path, monkeypatch, capfd):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "data=image_folder", "data.root=empty", "model=vit_ti16"]) == 2
+    assert "has no class folders" in capfd.readouterr().err
+
+
+def checkpoint_error(command, words, capfd) -> str:
+    assert main([command, *words]) == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_a_truncated_checkpoint_is_told(digits_run: Run, tmp_path, capfd):
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(digits_run.best.read_bytes()[:5000])
+    assert "was cut off" in checkpoint_error("evaluate", [f"checkpoint={broken}"], capfd)
+
+
+def test_a_checkpoint_of_another_model_names_its_tensors(digits_run: Run, tmp_path, capfd):
+    os.chdir(tmp_path)
+    err = checkpoint_error("train", [f"init_from={digits_run.best}", "model.depth=3"], capfd)
+    assert "is of another model" in err and "blocks." in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_image_is_named_and_nothing_is_written(digits_run: Run, tmp_path, capfd):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("L", (8, 8)).save(images / "a.png")
+    (images / "b.png").write_text("not an image")
+    words = [f"checkpoint={digits_run.best}", f"input={images}", f"output={tmp_path}/out.csv"]
+    assert "b.png" in checkpoint_error("predict", words, capfd)
+    assert not (tmp_path / "out.csv").exists()
+    assert main(["predict", *words, "skip_unreadable=true"]) == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+
+def test_data_with_other_classes_is_refused(digits_run: Run, capfd):
+    words = [f"checkpoint={digits_run.best}", "data=fake", "data.num_classes=7"]
+    assert "10 classes" in checkpoint_error("evaluate", words, capfd)
