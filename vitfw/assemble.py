@@ -46,6 +46,11 @@ def resolve_trainer(options: Config) -> Config:
             f"trainer.accelerator={options['accelerator']}: torch sees no GPU here; "
             "trainer=cpu trains without, trainer=default takes what is there"
         )
+    epochs, steps = options["max_epochs"], options["max_steps"]
+    if (epochs is None and steps <= 0) or (epochs is not None and epochs < 1):
+        raise ConfigError(
+            f"trainer.max_epochs={epochs} must be at least 1, or null with trainer.max_steps set"
+        )
     options["accelerator"] = accelerator
     if options["precision"] == "auto":
         options["precision"] = best_precision(accelerator)

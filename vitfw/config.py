@@ -70,7 +70,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     register_resolvers()
     try:
         config = _compose(config_name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain_failure(config_name, overrides, error)) from error
     check_kinds(config_name, overrides, config)
     return config
@@ -79,6 +79,35 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         return hydra.compose(config_name, list(overrides))
+
+
+def check_sweep(config_name: str, overrides: Sequence[str]) -> None:
+    """Compose with every value that a sweep names, before the sweep has a folder.
+
+    Every value is tried once, beside the first value of the other keys.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    choices: dict[str, list[str]] = {}
+    for text in overrides:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+        except OverrideParseException as error:
+            raise ConfigError(explain_failure(config_name, overrides, error)) from error
+        swept = override.is_discrete_sweep()
+        values = list(override.sweep_string_iterator()) if swept else []
+        if override.is_sweep_override() and not swept:
+            continue  # an interval is the sweeper's to draw from; its key is checked by its jobs
+        key = override.get_key_element()
+        choices[text] = [f"{key}={value}" for value in values] if swept else [text]
+        if not choices[text]:
+            raise ConfigError(f"{text} sweeps over nothing: the range is empty")
+    first = {text: options[0] for text, options in choices.items()}
+    compose(config_name, list(first.values()))
+    for text, options in choices.items():
+        for option in options[1:]:
+            compose(config_name, list({**first, text: option}.values()))
 
 
 def explain_failure(config_name: str, overrides: Sequence[str], error: Exception) -> str:
@@ -91,7 +120,8 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
     if isinstance(error, MissingConfigException) and error.options:
         options = [option for option in error.options if not option.startswith("_")]
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name} does not exist{nearest(name, options)} known: {', '.join(options)}"
+        hint = nearest(name, options) or ";"
+        return f"{group}={name} does not exist{hint} known: {', '.join(options)}"
     unknown = re.search(r"Could not (?:override|append|delete) .*?'([^'\s]+)'", str(error))
     if unknown:
         key = unknown[1].split("@")[0]
@@ -160,7 +190,8 @@ def check_kinds(config_name: str, overrides: Sequence[str], config: DictConfig) 
         except (OmegaConfBaseException, ConfigError):
             continue  # it needs a value that is not there yet; building will say so
         wanted = kind_of(default)
-        if wanted and value is not None and kind_of(value) != wanted:
+        is_scalar = isinstance(value, str | bool | int | float)  # an image size may be a pair
+        if wanted and is_scalar and kind_of(value) != wanted:
             raise ConfigError(f"{key}={value} should be {wanted}, such as {key}={default}")
 
 
@@ -246,12 +277,12 @@ def check_target(target: str) -> None:
             f"_target_ {target!r} is not allowed; allowed are names under {', '.join(allowed)} "
             f"(to use your own package: {TARGETS_VARIABLE}=package.)"
         )
-    # `vitfw.data.arrays.os.system` starts well; what it names must come from there, too.
+    # `vitfw.data.arrays.os.system` and `torch.nn.functional.torch.hub.load` start well; what they
+    # name must come from an allowed place, too.
     try:
         found = hydra.utils.get_object(target)
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(f"_target_ {target!r} does not exist: {error}") from error
     home = f"{getattr(found, '__module__', '')}."
-    roots = {prefix.split(".")[0] for prefix in allowed}
-    if home.split(".")[0] not in roots or not callable(found):
+    if not home.startswith(allowed) or not callable(found):
         raise ConfigError(f"_target_ {target!r} is not allowed: it comes from {home[:-1]}")

@@ -159,6 +159,10 @@ def close_run(
     metrics = gather_metrics(trainer, classifier, data, callbacks, tested, best, cfg["seed"])
     metrics.update(fitted)
     if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if best is not None:
+                logger.log_metrics({"val/accuracy_best": best}, step=fitted["steps"])
+            logger.finalize("success")
         report_run(directory, metrics, overrides, data, callbacks.get("test_record"))
         directory.write_metrics(metrics)
         say_closing(metrics, directory)

@@ -23,7 +23,8 @@ def run_name(overrides: Sequence[str]) -> str:
     """
     left_out = ("run_dir=", "resume=", "experiment=", "model=", "data=", "hydra")
     kept = sorted(text for text in overrides if not text.startswith(left_out))
-    name = re.sub(r"[^\w.=+\-]+", "_", ",".join(kept)).strip("._") or "default"
+    name = ",".join(kept).replace("=", "-")  # an `=` in a path could not be typed as an override
+    name = re.sub(r"[^\w.\-]+", "_", name).strip("._-") or "default"
     if len(name) <= LONGEST_NAME:
         return name
     digest = format(hash_of(name), "08x")

@@ -24,6 +24,7 @@ from vitfw.errors import ConfigError
 Task = Callable[[DictConfig, list[str]], object]
 
 WRONG_REQUEST, BROKE = 2, 1
+PATH_KEYS = ("checkpoint", "input", "output", "run_dir", "init_from", "resume", "data.root")
 
 
 def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
@@ -33,16 +34,27 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
     `hydra.main`, which calls the task once a job.
     """
     flags = get_args_parser().parse_args(list(argv))
-    overrides = list(flags.overrides)
+    overrides = [quote_path(text) for text in flags.overrides]
     if "-h" in argv or "--help" in argv:
         console.print(help_text(config_name))
         return 0
     with exit_code() as outcome:
-        if len(overrides) == len(argv):
+        if len(overrides) == len(argv):  # no flags
             task(configs.compose(config_name, overrides), overrides)
         else:
+            if flags.multirun:
+                configs.check_sweep(config_name, overrides)
             run_hydra(config_name, task, argv)
     return outcome.code
+
+
+def quote_path(override: str) -> str:
+    """Quote the value of a key that takes a path, so that it may hold `=`, blanks and brackets."""
+    key, _, value = override.partition("=")
+    if key not in PATH_KEYS or not set(value) & set("=,()[]{}:'\" ") or value[:1] in "'\"":
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 class Outcome:

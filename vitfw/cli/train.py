@@ -119,4 +119,4 @@ def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if hasattr(logger, "log_graph"):  # TensorBoard's takes a metric along
             params = {key: str(value) for key, value in flatten(cfg).items()}
-            logger.log_hyperparams(params, {"val/accuracy": 0.0})
+            logger.log_hyperparams(params, {"val/accuracy_best": 0.0})

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -104,7 +105,9 @@ class Classifier(L.LightningModule):
         if self.train_loss.update_called:
             self._log_training()
         if self.train_loss_epoch.update_called:
-            self.log("train/loss_epoch", self.train_loss_epoch.compute())
+            # Lightning counts steps from 0 unless `step` is among what is logged.
+            step = float(self.trainer.global_step)
+            self.log_dict({"train/loss_epoch": self.train_loss_epoch.compute(), "step": step})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, self.val_metrics, self.val_loss)
@@ -127,7 +130,10 @@ class Classifier(L.LightningModule):
         return logits
 
     def _log_evaluation(self, split: str, metrics: MetricCollection, mean_loss: MeanMetric) -> None:
-        self.log_dict({f"{split}/loss": mean_loss.compute(), **metrics.compute()})
+        measured = {f"{split}/loss": mean_loss.compute(), **metrics.compute()}
+        if self.trainer.state.fn == "fit":
+            measured["step"] = torch.tensor(float(self.trainer.global_step))
+        self.log_dict(measured)
         mean_loss.reset()
         metrics.reset()
 

@@ -50,6 +50,8 @@ def muon(
 ) -> Optimizer:
     """Muon for the matrices inside the blocks, AdamW for the rest, in one optimizer (timm's).
 
+    `nesterov` holds for both: with it the rest is stepped by NAdamW.
+
     Muon's updates are scaled to the size of AdamW's (0.2 · sqrt of the longer side), so that one
     `lr` serves both. Jordan et al. 2024; Liu et al. 2025, "Muon is scalable for LLM training".
     """

@@ -45,4 +45,6 @@ def hidden_matrices(net: nn.Module) -> set[str]:
     """
     matrices = {name for name, p in trainable(net) if p.ndim == 2 and name.endswith("weight")}
     inside = {name for name in matrices if name.startswith(("blocks.", "stages.", "layers."))}
-    return inside or {name for name in matrices if not name.startswith(("head", "fc."))}
+    return inside or {
+        name for name in matrices if not name.startswith(("head", "fc.", "classifier"))
+    }

@@ -29,7 +29,7 @@ def steps_of(duration: int | str, total_steps: int, steps_per_epoch: int) -> int
         number, per = text[:-2], float(steps_per_epoch)
     try:
         steps = round(float(number) * per)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number; inf
         steps = -1
     if steps < 0:
         raise ValueError(
