@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -93,13 +94,24 @@ def load_file(path: Path) -> dict[str, Any]:
             return load_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "eights only" in str(error) or "Unsupported" in str(error):
+        if "GLOBAL" in str(error):  # the opcode that names a class or function
             raise ConfigError(
                 f"{path} holds more than tensors and plain data; it was not loaded, because "
                 "loading it could run code"
             ) from error
         raise ConfigError(f"{path} is not a checkpoint, or was cut off") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:  # what torch and the unpickler raise on bytes that are no checkpoint
         raise ConfigError(f"{path} is not a checkpoint, or was cut off") from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":

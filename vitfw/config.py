@@ -1,5 +1,6 @@
 """From what was typed to plain objects: composing, checking, and building by `_target_`."""
 
+import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -246,10 +247,24 @@ def build(node: dict[str, Any], **more: Any) -> Any:
 def _constructor_message(node: dict[str, Any], error: Exception) -> str:
     text = " ".join(str(error).split())
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
-    if unexpected:
-        known = [key for key in node if not key.startswith("_")]
-        return f"{node['_target_']} has no option {unexpected[1]!r}; known: {', '.join(known)}"
+    if unexpected is None:
+        return text
+    option = unexpected[1]
+    for inner in targeted(node):
+        target = inner["_target_"]
+        known = inspect.signature(hydra.utils.get_object(target)).parameters
+        if option in inner and option not in known:
+            return f"{target} has no option {option!r}; known: {', '.join(known)}"
     return text
+
+
+def targeted(node: Any) -> Iterator[dict[str, Any]]:
+    """The node and those inside it that have a `_target_`."""
+    if isinstance(node, dict) and node.get("_target_") is not None:
+        yield node
+    inside = node.values() if isinstance(node, dict) else node
+    for inner in inside if isinstance(node, dict | list) else ():
+        yield from targeted(inner)
 
 
 def check_targets(node: Any) -> None:
@@ -258,15 +273,8 @@ def check_targets(node: Any) -> None:
     Raises:
         ConfigError: names the target.
     """
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None:
-            check_target(str(target))
-        for value in node.values():
-            check_targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            check_targets(value)
+    for inner in targeted(node):
+        check_target(str(inner["_target_"]))
 
 
 def check_target(target: str) -> None:

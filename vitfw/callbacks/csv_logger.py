@@ -80,9 +80,10 @@ class CsvLogger(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`; a cell that was not logged is no key."""
+    """The rows of a `metrics.csv`; a cell that was not logged is no key, half a line no row."""
     with open(path, newline="", encoding="utf-8") as source:
+        whole = (line for line in source if line.endswith("\n"))
         return [
             {key: float(cell) for key, cell in row.items() if key and cell}
-            for row in csv.DictReader(source)
+            for row in csv.DictReader(whole)
         ]

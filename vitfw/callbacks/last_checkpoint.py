@@ -28,9 +28,8 @@ class LastCheckpoint(L.Callback):
         self._saved_at = 0.0
         self._old_handler: Any = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not earlier: Lightning puts back the handlers it found just before this.
         try:
             self._old_handler = signal.signal(signal.SIGINT, self._on_interrupt)
         except ValueError:  # not the main thread: leave signals to whoever runs us
@@ -57,10 +56,12 @@ class LastCheckpoint(L.Callback):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        out_of_steps = 0 < trainer.max_steps <= trainer.global_step
+        out_of_epochs = trainer.current_epoch + 1 == trainer.max_epochs
         # Every process must come to the same answer, so the clock of the first one decides.
         young = time.monotonic() - self._saved_at < self.min_seconds
-        if last_epoch or not trainer.strategy.broadcast(young):
+        last = out_of_steps or out_of_epochs or trainer.should_stop
+        if last or not trainer.strategy.broadcast(young):
             self._save(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -19,6 +19,7 @@ class Throughput(L.Callback):
         self.images = 0
         self.seconds = 0.0
         self.fit_seconds = 0.0
+        self._fitting = True
         self._steps = 0
         self._fit_began = 0.0
         self._mark = 0.0
@@ -36,7 +37,12 @@ class Throughput(L.Callback):
             "fit_seconds": self.total_seconds(),
         }
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fitting:  # the checkpoint that is tested may be older than the end of the fit
+            return
         self.images = int(state_dict["images"])
         self.seconds = float(state_dict["seconds"])
         self.fit_seconds = float(state_dict["fit_seconds"])

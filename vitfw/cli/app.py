@@ -3,8 +3,11 @@
 0 done; 2 the request is wrong; 1 it broke while running; 130 and 143 stopped after saving.
 """
 
+import itertools
 import os
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +21,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw import config as configs
-from vitfw.console import console
 from vitfw.errors import ConfigError
 
 Task = Callable[[DictConfig, list[str]], object]
@@ -36,7 +38,7 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
     flags = get_args_parser().parse_args(list(argv))
     overrides = [quote_path(text) for text in flags.overrides]
     if "-h" in argv or "--help" in argv:
-        console.print(help_text(config_name))
+        print(help_text(config_name))
         return 0
     with exit_code() as outcome:
         if len(overrides) == len(argv):  # no flags
@@ -125,13 +127,14 @@ def help_text(config_name: str) -> str:
     """The head of the command's YAML file, and the options of every group it has."""
     folder = configs.config_folder()
     text = (folder / f"{config_name}.yaml").read_text(encoding="utf-8")
-    head = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    lines = [*head[:8], ""]
+    above = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    lines = [*(line.lstrip("# ") for line in above), ""]
     for group in sorted(p for p in folder.iterdir() if p.is_dir()):
-        if f"{group.name}:" in text:
-            lines.append(f"  {group.name:<11}{', '.join(options_of(group))}")
-    lines += ["", f"All keys and their values: vitfw {config_name} --cfg job"]
-    return "\n".join(lines)
+        if f"- {group.name}:" in text:
+            options = textwrap.wrap(" ".join(options_of(group)), width=66)
+            lines.append(f"  {group.name:<11} " + "\n              ".join(options))
+    keys = [line for line in text.splitlines() if re.match(r"[a-z]\w*: .*", line)]
+    return "\n".join([*lines, "", *keys, "", f"All keys: vitfw {config_name} --cfg job"])
 
 
 def options_of(group: Path) -> list[str]:

@@ -8,8 +8,10 @@ nothing is there.
 import contextlib
 import gzip
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from vitfw.atomic import replacing
 from vitfw.data.catalog import CATALOG, needing_no_download
@@ -24,6 +27,17 @@ from vitfw.data.splits import stratified_split
 from vitfw.errors import ConfigError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+IDX_FILES = "the four *-ubyte files"
+# Fetching, unpacking and parsing raise these; torchvision checks file formats with `assert`.
+FETCH_ERRORS = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    AssertionError,
+    HTTPException,
+    zlib.error,
+)
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0
 
@@ -55,15 +69,15 @@ def read_digits(root: Path, train: bool, download: bool) -> ArrayImages:
 
 
 def read_mnist(root: Path, train: bool, download: bool) -> ArrayImages:
-    with explained("mnist", root / "MNIST" / "raw", "the four *-ubyte files", download):
+    with explained("mnist", root / "MNIST" / "raw", IDX_FILES, download):
         dataset = datasets.MNIST(root, train=train, download=download)
     return ArrayImages(dataset.data[:, None], dataset.targets)
 
 
 def read_fashion_mnist(root: Path, train: bool, download: bool) -> ArrayImages:
     raw = root / "FashionMNIST" / "raw"
-    unpack_debian_fashion_mnist(raw)
-    with explained("fashion_mnist", raw, "the four *-ubyte files", download):
+    with explained("fashion_mnist", raw, IDX_FILES, download):
+        unpack_debian_fashion_mnist(raw)
         dataset = datasets.FashionMNIST(root, train=train, download=download)
     return ArrayImages(dataset.data[:, None], dataset.targets)
 
@@ -95,8 +109,20 @@ def _read_cifar(
 ) -> ArrayImages:
     archive = root / dataset_class.filename
     folder = root / dataset_class.base_folder
-    with explained(name, root, f"{folder.name}/ or {archive.name}", download, archive):
-        dataset = dataset_class(str(root), train=train, download=download)
+
+    def archive_is_whole() -> bool:
+        return check_integrity(archive, dataset_class.tgz_md5)
+
+    with explained(name, root, f"{folder.name}/ or {archive.name}", download):
+        try:
+            # With a whole archive in place, torchvision's "download" is unpacking only.
+            dataset = dataset_class(str(root), train, download=download or archive_is_whole())
+        except FETCH_ERRORS as error:
+            # torchvision keeps an archive that fails its checksum.
+            if download and archive.exists() and not archive_is_whole():
+                archive.unlink()
+                raise OSError(f"the archive was corrupted and has been removed: {error}") from error
+            raise
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # [N, C, H, W]
     return ArrayImages(images, torch.tensor(dataset.targets))
 
@@ -124,21 +150,18 @@ def make_fake(
 
 
 @contextlib.contextmanager
-def explained(
-    name: str, folder: Path, files: str, download: bool, archive: Path | None = None
-) -> Iterator[None]:
-    """Turn what goes wrong in fetching a data set into one line, and remove a broken archive."""
+def explained(name: str, folder: Path, files: str, download: bool) -> Iterator[None]:
+    """Turn what goes wrong in fetching and reading a data set into one line."""
     try:
         yield
-    except (RuntimeError, OSError, EOFError) as error:
-        # torchvision keeps an archive that fails its checksum, and would trip over it again.
-        if archive is not None and archive.exists() and download:
-            archive.unlink()
-            reason = f"the archive was corrupted and has been removed ({_first_line(error)})"
+    except FETCH_ERRORS as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        if len(list(folder.glob("*-ubyte"))) == 4:  # torchvision asks only whether they are there
+            reason = f"they are there, but not intact ({message}); remove them"
         elif not download:
             reason = "data.download=false, and they are not there or not intact"
         else:
-            reason = f"the download failed ({_first_line(error)})"
+            reason = f"the download failed ({message})"
         alternatives = ", ".join(needing_no_download())
         if name == "fashion_mnist":
             alternatives += (
@@ -148,7 +171,3 @@ def explained(
             f"{CATALOG[name].title}: looked for {files} in {folder}: {reason}. Put them there by "
             f"hand, or point data.root at them. Data sets that need no download: {alternatives}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

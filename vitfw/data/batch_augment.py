@@ -27,7 +27,7 @@ class BatchAugment:
     by the mean, of 2 to 33 % of the area (Zhong et al. 2020).
 
     Raises:
-        ValueError: a share or probability outside [0, 1], a negative shift.
+        ValueError: a share or probability outside [0, 1], a negative shift, a range upside down.
     """
 
     shift: int = 0
@@ -49,6 +49,12 @@ class BatchAugment:
                     f"augment.crop_scale [{low}, {high}] is a range of shares of the image: "
                     "0 < low ≤ high ≤ 1, such as [0.35, 1]"
                 )
+        low, high = self.crop_ratio
+        if not 0.0 < low <= high:
+            raise ValueError(
+                f"augment.crop_ratio [{low}, {high}] is a range of width / height: "
+                "0 < low ≤ high, such as [0.75, 1.3333]"
+            )
 
     def __call__(self, images: Tensor, keys: Tensor, mean: Tensor) -> Tensor:
         """[B, C, H, W] float in [0, 1], keys [B], mean [C] → the same shape, augmented."""

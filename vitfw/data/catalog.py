@@ -172,9 +172,8 @@ def facts_of(name: str) -> DatasetFacts:
         ConfigError: there is none; names the nearest.
     """
     if name not in CATALOG:
-        raise ConfigError(
-            f"no data set is called {name!r}{nearest(name, CATALOG)} known: {', '.join(CATALOG)}"
-        )
+        meant = nearest(name, CATALOG) or ";"
+        raise ConfigError(f"no data set is called {name!r}{meant} known: {', '.join(CATALOG)}")
     return CATALOG[name]
 
 

@@ -62,6 +62,8 @@ class ImageData(L.LightningDataModule):
             raise ConfigError(
                 f"data.num_classes={num_classes}, but {facts.title} has {len(facts.classes)}"
             )
+        if name == "fake" and not num_classes:
+            raise ConfigError("data=fake has no classes of its own; set data.num_classes=10, say")
         for key, value in {"batch_size": batch_size, "num_images": num_images}.items():
             if value < 1:
                 raise ConfigError(f"data.{key}={value} must be at least 1")
@@ -107,12 +109,12 @@ class ImageData(L.LightningDataModule):
         if self._train is not None:
             return
         found = read_image_folder(self.root, self.split_seed)
-        if len(found.classes) != self.num_classes:
+        if self.num_classes not in (0, len(found.classes)):
             raise ConfigError(
                 f"data.num_classes={self.num_classes}, but {self.root} holds "
                 f"{len(found.classes)} classes"
             )
-        self.classes = found.classes
+        self.classes, self.num_classes = found.classes, len(found.classes)
         self._train, self._val, self._test = found.train, found.val, found.test
         if self._val is None:
             kept, held_out = stratified_split(found.train.labels, self.val_share, self.split_seed)

@@ -86,7 +86,11 @@ def read_images(folder: Path, classes: tuple[str, ...]) -> FolderImages:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        images = sorted(
+            p
+            for p in (folder / name).rglob("*")
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")  # macOS's ._photo.jpg
+        )
         if not images:
             raise ConfigError(
                 f"class {name!r} has no images in {folder / name}; add some or remove the folder"

@@ -69,7 +69,9 @@ class EpochSampler:
             order = order[: len(self) * self.batch_size * self.world]
         else:
             order = torch.arange(self.length)
-        yield from order[self.rank :: self.world].split(self.batch_size)[self.first_batch :]
+        mine = order[self.rank :: self.world]
+        if len(mine):  # `split` makes one empty batch of nothing
+            yield from mine.split(self.batch_size)[self.first_batch :]
 
 
 class StatefulLoader(ABC):

@@ -11,6 +11,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+# What PIL's decoders raise on a broken file; RuntimeError is AVIF's, BLP's and DDS's.
+BROKEN_FILE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    Image.DecompressionBombError,
+)
+
 
 class UnreadableImage(Exception):
     """A file that is not an image, or is broken; the message names it."""
@@ -28,11 +38,14 @@ def open_image(path: Path | str, channels: int) -> Image.Image:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             image.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        reason = "not an image PIL can read" if "identify" in str(error) else str(error)
-        raise UnreadableImage(f"cannot read {path}: {reason}") from error
-    except Image.DecompressionBombError as error:
+            return _grey_or_rgb(image, channels)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"cannot read {path}: not an image PIL can read") from error
+    except BROKEN_FILE as error:
         raise UnreadableImage(f"cannot read {path}: {error}") from error
+
+
+def _grey_or_rgb(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # PIL clips 16-bit values to 255 where they should be divided by 257.
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")

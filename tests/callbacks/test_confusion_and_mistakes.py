@@ -1,0 +1,108 @@
+"""What TestRecord keeps of a test, against scikit-learn and the pictures themselves."""
+
+import lightning as L
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import nn
+
+from vitfw.callbacks import test_record
+from vitfw.data.datamodule import ImageData
+from vitfw.training.classifier import Classifier
+
+CLASSES, MOST = 6, 10
+
+
+class Remembers(L.Callback):
+    """All logits of a test."""
+
+    def __init__(self):
+        self.logits = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.logits.append(outputs)
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """The record of a test on 63 made-up pictures, and the logits [63, 6]."""
+    torch.manual_seed(1)  # 0 is what the pictures themselves are drawn from
+    data = ImageData(
+        "fake",
+        num_classes=CLASSES,
+        native_size=8,
+        num_images=252,
+        batch_size=16,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, CLASSES))
+    record, remembers = test_record.TestRecord(MOST), Remembers()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        callbacks=[record, remembers],
+        default_root_dir=tmp_path_factory.mktemp("tested"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.test(Classifier(net, CLASSES), datamodule=data, verbose=False)
+    return record, torch.cat(remembers.logits), data._test
+
+
+def test_confusion_equals_scikit_learns_with_an_odd_last_batch(tested):
+    record, logits, images = tested
+    assert len(images) == 63
+    expected = confusion_matrix(images.labels, logits.argmax(1), labels=range(CLASSES))
+    assert record.confusion.tolist() == expected.tolist()
+    assert record.confusion.trace() < len(images)
+
+
+def test_the_worst_mistakes_of_all_batches_come_first(tested):
+    record, logits, images = tested
+    confidence, guesses = logits.softmax(1).max(1)
+    wrong = [i for i in range(len(images)) if guesses[i] != images.labels[i]]
+    wrong.sort(key=lambda i: -confidence[i].item())
+    assert len(wrong) > MOST
+    found = [(m.truth, m.guess, m.confidence) for m in record.mistakes]
+    assert found == [
+        (images.labels[i].item(), guesses[i].item(), confidence[i].item()) for i in wrong[:MOST]
+    ]
+
+
+def test_the_pixels_of_mistakes_are_those_of_the_data_set(tested):
+    record, _, images = tested
+    for mistake in record.mistakes:
+        assert mistake.image.dtype == torch.uint8
+        same = (images.images == mistake.image).flatten(1).all(1).nonzero()[:, 0]
+        assert images.labels[same].tolist() == [mistake.truth]
+
+
+def test_every_pixel_value_comes_back_from_normalisation():
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
+    data = ImageData("cifar10")
+    mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
+    normalised = (values / 255 - mean) / std
+    trainer = type("Trainer", (), {"datamodule": data})
+    assert torch.equal(test_record.TestRecord._pixels(trainer, normalised), values)
+
+
+def test_a_test_without_mistakes_keeps_none_and_a_second_test_starts_anew(tmp_path):
+    data = ImageData("fake", num_classes=2, native_size=4, num_images=16, batch_size=4)
+    record = test_record.TestRecord()
+    options = {"default_root_dir": tmp_path, "enable_progress_bar": False, "logger": False}
+    for _ in range(2):
+        trainer = L.Trainer(accelerator="cpu", callbacks=[record], **options)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        data.prepare_data()
+        data.setup("fit")
+        pattern = [data._train.images[data._train.labels == k].float().mean(0) for k in (0, 1)]
+        difference = (pattern[1] - pattern[0]).flatten()
+        net[1].weight.data = torch.stack([-difference, difference])
+        halfway = (pattern[0] + pattern[1]).flatten() / 2 / 255
+        halfway = (halfway - 0.5) / 0.25
+        net[1].bias.data = -net[1].weight @ halfway
+        trainer.test(Classifier(net, 2), datamodule=data, verbose=False)
+        assert record.mistakes == []
+        assert record.confusion.tolist() == [[2, 0], [0, 2]]

@@ -1,0 +1,129 @@
+"""Images per second, against a clock that a test can turn."""
+
+import time
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from vitfw.callbacks.throughput import Throughput
+from vitfw.training.classifier import Classifier
+
+BATCHES, BATCH = 10, 4
+
+
+class Clock(L.Callback):
+    """Every training batch takes 2 s, every validation batch 100 s."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def on_train_batch_start(self, *args):
+        self.now += 2.0
+
+    def on_validation_batch_start(self, *args):
+        self.now += 100.0
+
+
+class SavesFirstEpoch(L.Callback):
+    """As if the first epoch's model were the best."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/first.ckpt")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def make_classifier() -> Classifier:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
+    return Classifier(net, 2, optimizer=lambda net: torch.optim.SGD(net.parameters(), lr=0.1))
+
+
+def loader() -> DataLoader:
+    count = BATCHES * BATCH
+    data = TensorDataset(torch.randn(count, 3, 4, 4), torch.arange(count) % 2)
+    return DataLoader(data, batch_size=BATCH)
+
+
+def make_trainer(folder, *callbacks, **options) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def test_images_are_counted_after_the_warm_up_and_validation_takes_no_time(tmp_path, clock):
+    throughput = Throughput(warmup_steps=3)
+    trainer = make_trainer(tmp_path, clock, throughput, max_epochs=2)
+    trainer.fit(make_classifier(), loader(), loader())
+    counted = 2 * BATCHES - 3
+    assert throughput.images == counted * BATCH
+    assert throughput.seconds == 2.0 * counted
+    assert throughput.images_per_second == BATCH / 2.0
+    assert trainer.callback_metrics["train/images_per_second"] == BATCH / 2.0
+
+
+def test_fit_seconds_count_everything(tmp_path, clock):
+    throughput = Throughput()
+    make_trainer(tmp_path, clock, throughput, max_epochs=2).fit(
+        make_classifier(), loader(), loader()
+    )
+    assert throughput.total_seconds() == 2 * BATCHES * (2.0 + 100.0)
+    clock.now += 5000.0
+    assert throughput.total_seconds() == 2 * BATCHES * (2.0 + 100.0)
+
+
+def test_fewer_steps_than_the_warm_up_give_no_rate(tmp_path, clock):
+    throughput = Throughput(warmup_steps=50)
+    trainer = make_trainer(tmp_path, clock, throughput, max_epochs=1)
+    trainer.fit(make_classifier(), loader())
+    assert throughput.images_per_second == 0.0
+    assert "train/images_per_second" not in trainer.callback_metrics
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path, clock):
+    first = Throughput(warmup_steps=3)
+    trainer = make_trainer(tmp_path, clock, first, max_epochs=1)
+    trainer.fit(make_classifier(), loader())
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    clock.now += 10_000.0  # nobody trains
+
+    second = Throughput(warmup_steps=3)
+    trainer = make_trainer(tmp_path, clock, second, max_epochs=2)
+    trainer.fit(make_classifier(), loader(), ckpt_path=tmp_path / "stopped.ckpt")
+    assert second.images == 2 * (BATCHES - 3) * BATCH  # warmed up twice
+    assert second.images_per_second == BATCH / 2.0
+    assert second.total_seconds() == 2 * BATCHES * 2.0
+
+
+def test_the_state_is_plain_numbers(clock):
+    throughput = Throughput()
+    assert throughput.state_dict() == {"images": 0, "seconds": 0.0, "fit_seconds": 0.0}
+    throughput.load_state_dict({"images": 30, "seconds": 2.0, "fit_seconds": 9.0})
+    assert throughput.images_per_second == 15.0
+    assert throughput.total_seconds() == 9.0
+
+
+def test_testing_an_earlier_checkpoint_does_not_turn_the_counts_back(tmp_path, clock):
+    throughput = Throughput(warmup_steps=3)
+    trainer = make_trainer(tmp_path, clock, throughput, SavesFirstEpoch(), max_epochs=3)
+    classifier = make_classifier()
+    trainer.fit(classifier, loader())
+    before = throughput.images, throughput.total_seconds()
+    trainer.test(classifier, loader(), ckpt_path=tmp_path / "first.ckpt", verbose=False)
+    assert (throughput.images, throughput.total_seconds()) == before

@@ -1,0 +1,391 @@
+"""The DataModule as the Trainer uses it: splits, shapes, statistics, and what it refuses."""
+
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.transforms import InterpolationMode
+
+from vitfw.data.arrays import READERS, read_digits
+from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.catalog import CATALOG
+from vitfw.data.datamodule import ImageData, per_channel
+from vitfw.errors import ConfigError
+
+
+def made(name: str = "digits", stage: str | None = None, **kwargs) -> ImageData:
+    data = ImageData(name, **kwargs)
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def as_trainer_runs_it(data: ImageData, training: bool, rank: int = 0, world: int = 1) -> ImageData:
+    data.trainer = SimpleNamespace(
+        training=training,
+        global_rank=rank,
+        world_size=world,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    return data
+
+
+def prepared(data: ImageData, loader) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images and labels a loader gives, as the model gets them."""
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def save_pngs(root, part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
+    for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        path = root / part / str(label) / f"{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
+
+
+def as_set(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+# shapes and statistics
+
+
+def test_batches_are_floats_of_the_native_size_and_int64_labels():
+    data = made(batch_size=32)
+    batch = next(iter(data.train_dataloader()))
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    assert images.shape == (32, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert labels.shape == (32,)
+    assert labels.dtype == torch.int64
+
+
+def test_prepared_training_digits_have_mean_0_and_deviation_1():
+    data = made(val_share=0, batch_size=1438)
+    images, _ = prepared(data, data.train_dataloader())
+    assert len(images) == 1438
+    assert abs(images.mean()) < 1e-3
+    assert abs(images.std() - 1) < 1e-3
+
+
+def test_the_mean_and_deviation_given_are_those_used():
+    data = made(mean=[0.25], std=[0.5], eval_batch_size=10)
+    batch = next(iter(data.test_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    expected = TF.normalize(batch.images / 255, [0.25], [0.5])
+    torch.testing.assert_close(images, expected)
+
+
+@pytest.mark.parametrize("size, expected", [(16, (16, 16)), ([12, 20], (12, 20)), (5, (5, 5))])
+@pytest.mark.parametrize("training", [True, False])
+def test_images_are_resized_to_img_size(size, expected, training):
+    data = as_trainer_runs_it(made(img_size=size), training)
+    images, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape[2:] == expected
+
+
+def test_resizing_in_evaluation_is_torchvisions_bicubic_of_the_bytes():
+    data = made(img_size=20, mean=[0.0], std=[1.0])
+    batch = next(iter(data.test_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    bicubic = TF.resize(batch.images, [20, 20], InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(images, bicubic.float() / 255)
+
+
+def test_a_grey_set_as_colour_has_three_equal_channels():
+    data = made(channels=3)
+    images, _ = prepared(data, data.test_dataloader())
+    assert images.shape == (359, 3, 8, 8)
+    assert torch.equal(images[:, 0], images[:, 1])
+    assert torch.equal(images[:, 0], images[:, 2])
+
+
+def test_a_colour_set_as_grey_has_one_channel_and_the_mean_statistics():
+    data = made("fake", num_classes=3, channels=1, num_images=40, batch_size=4)
+    assert data.mean == (0.5,)
+    assert next(iter(data.train_dataloader())).images.shape == (4, 1, 32, 32)
+    assert per_channel("mean", CATALOG["cifar10"].mean, 1) == (pytest.approx(0.47337, abs=1e-5),)
+
+
+def test_statistics_of_the_wrong_length_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"data\.std has 2 values, but images have 1 channels"):
+        ImageData("digits", std=[0.1, 0.2])
+
+
+# splits
+
+
+def test_validation_is_split_off_training_and_neither_contains_a_test_image():
+    data = made(split_seed=3)
+    train, val, test = (as_set(part.images) for part in (data._train, data._val, data._test))
+    theirs = as_set(torch.from_numpy(np.rint(load_digits().images * 255 / 16).astype(np.uint8)))
+    assert len(train) + len(val) + len(test) == len(theirs) == 1797  # all digits are different
+    assert train | val | test == theirs
+
+
+def test_validation_is_a_stratified_share_of_training(tmp_path):
+    data = made(val_share=0.2)
+    everything = read_digits(tmp_path, True, False).labels.bincount()
+    assert (data._val.labels.bincount() - 0.2 * everything).abs().max() <= 0.5
+
+
+def test_validation_does_not_move_with_the_seed_but_with_split_seed():
+    first, other_seed, other_split = (
+        as_set(made(**seeds)._val.images) for seeds in ({}, {"seed": 1}, {"split_seed": 1})
+    )
+    assert first == other_seed != other_split
+
+
+def test_the_order_of_training_moves_with_the_seed():
+    first, again, other = (
+        next(iter(made(seed=seed).train_dataloader())).images for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_fit_reads_no_test_image_and_test_no_training_image(monkeypatch):
+    asked = []
+    read = READERS["digits"]
+    monkeypatch.setitem(READERS, "digits", lambda *args: asked.append(args[1]) or read(*args))
+    data = ImageData("digits")
+    data.setup("fit")
+    data.setup("validate")
+    assert asked == [True]
+    with pytest.raises(RuntimeError, match="setup"):
+        data.test_dataloader()
+    data.setup("test")
+    assert asked == [True, False]
+    alone = ImageData("digits")
+    alone.setup("test")
+    assert asked == [True, False, False]
+    with pytest.raises(RuntimeError, match="setup"):
+        alone.train_dataloader()
+
+
+def test_without_a_validation_share_there_is_no_validation_loader():
+    data = made(val_share=0)
+    assert data.val_dataloader() == []
+    assert data.train_images == 1438
+
+
+def test_training_is_shuffled_and_evaluation_is_not():
+    data = made(eval_batch_size=500)
+    assert torch.equal(next(iter(data.test_dataloader())).labels, data._test.labels)
+    train = torch.cat([batch.labels for batch in data.train_dataloader()])
+    assert not torch.equal(train, data._train.labels[: len(train)])
+
+
+def test_two_ranks_evaluate_every_image_once():
+    counts = torch.zeros(10, dtype=torch.int64)
+    for rank in range(2):
+        data = as_trainer_runs_it(made(), False, rank, 2)
+        _, labels = prepared(data, data.test_dataloader())
+        counts += labels.bincount(minlength=10)
+    assert counts.sum() == 359
+    assert torch.equal(counts, data._test.labels.bincount())
+
+
+def test_steps_per_epoch_is_what_each_rank_s_loader_gives():
+    for world in (1, 2, 3):
+        data = as_trainer_runs_it(made(batch_size=100), True, 0, world)
+        assert data.steps_per_epoch(world) == len(data.train_dataloader()) == 12 // world
+
+
+class Recorder(L.LightningModule):
+    """Keeps the batches it is given and learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.seen: list[torch.Tensor] = []
+
+    def training_step(self, batch, _):
+        self.seen.append(batch[0])
+
+    def configure_optimizers(self):
+        return None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_under_a_real_trainer_every_epoch_has_its_own_order_and_augmentation(tmp_path):
+    options = {"val_share": 0, "batch_size": 400, "augment": BatchAugment(shift=1)}
+    recorder = Recorder()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(recorder, datamodule=ImageData("digits", **options))
+
+    data = made(**options)
+    expected = []
+    for epoch in (0, 1):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        expected += [data.prepare_training(batch)[0] for batch in loader]
+    assert len(recorder.seen) == len(expected) == 6
+    for ours, theirs in zip(recorder.seen, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(expected[0], expected[3])
+
+
+# augmentation
+
+
+def test_only_training_is_augmented():
+    data = made(augment=BatchAugment(hflip=1.0), eval_batch_size=400)
+    batch = next(iter(data.val_dataloader()))
+    plain, _ = as_trainer_runs_it(data, False).on_after_batch_transfer(batch, 0)
+    mirrored, _ = as_trainer_runs_it(data, True).on_after_batch_transfer(batch, 0)
+    assert torch.equal(plain.flip(-1), mirrored)
+    data.trainer = None  # outside a Trainer, as in `predict` and `explain`
+    assert torch.equal(data.on_after_batch_transfer(batch, 0)[0], plain)
+
+
+def test_what_is_erased_is_0_after_normalisation():
+    data = as_trainer_runs_it(made(augment=BatchAugment(erase=1.0)), True)
+    batch = next(iter(data.train_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    # No grey value of digits is the mean itself, so zeros come from erasing alone.
+    assert (images == 0).flatten(1).any(dim=1).float().mean() > 0.8
+
+
+def test_what_is_no_batch_of_the_loaders_passes_through():
+    data = ImageData("digits")
+    batch = (torch.zeros(1), torch.zeros(1))
+    assert data.on_after_batch_transfer(batch, 0) is batch
+
+
+# image folders
+
+
+@pytest.fixture
+def digit_folder(tmp_path):
+    for part, train in (("train", True), ("val", False)):
+        digits = read_digits(tmp_path, train, False)
+        keep = torch.arange(0, len(digits), 10)
+        save_pngs(tmp_path, part, digits.images[keep], digits.labels[keep])
+    return tmp_path
+
+
+def test_evaluation_of_a_folder_is_that_of_the_array_it_was_written_from_to_the_bit(digit_folder):
+    facts = CATALOG["digits"]
+    files = made(
+        "image_folder",
+        "test",
+        root=digit_folder,
+        num_classes=10,
+        channels=1,
+        img_size=8,
+        mean=facts.mean,
+        std=facts.std,
+        num_workers=0,
+    )
+    array = made("digits", "test")
+    theirs, their_labels = prepared(array, array.test_dataloader())
+    keep = torch.arange(0, len(theirs), 10)
+    keep = keep[their_labels[keep].argsort(stable=True)]  # files are in order of class, then name
+    ours, labels = prepared(files, files.test_dataloader())
+    assert torch.equal(labels, their_labels[keep])
+    assert torch.equal(ours, theirs[keep])
+
+
+def test_a_folder_s_classes_and_splits_are_found(digit_folder):
+    data = made("image_folder", root=str(digit_folder), num_classes=10, val_share=0.2)
+    assert data.classes == tuple("0123456789")
+    assert len(data._train) + len(data._val) == 144
+    assert len(data._test) == 36
+    assert {path.parts[-3] for path in data._val.paths} == {"train"}
+
+
+def test_a_folder_s_number_of_classes_need_not_be_given(digit_folder):
+    assert made("image_folder", root=digit_folder).num_classes == 10
+
+
+def test_a_worker_s_crop_is_not_cropped_again_on_the_device(digit_folder):
+    data = made(
+        "image_folder",
+        root=digit_folder,
+        num_classes=10,
+        img_size=16,
+        batch_size=8,
+        num_workers=0,
+        augment=BatchAugment(crop_scale=(0.1, 0.3)),
+        mean=[0.0],
+        std=[1.0],
+    )
+    as_trainer_runs_it(data, True)
+    batch = next(iter(data.train_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    assert torch.equal(images, batch.images.float() / 255)
+
+
+def test_a_folder_with_another_number_of_classes_is_refused(digit_folder):
+    with pytest.raises(ConfigError, match=r"data\.num_classes=7, but .* holds 10 classes"):
+        made("image_folder", root=digit_folder, num_classes=7)
+
+
+def test_a_home_directory_s_tilde_is_understood(monkeypatch, digit_folder):
+    monkeypatch.setenv("HOME", str(digit_folder.parent))
+    assert made("image_folder", root=f"~/{digit_folder.name}").num_classes == 10
+
+
+# what is refused
+
+
+def test_a_batch_larger_than_the_set_is_refused_with_the_largest_that_fits():
+    data = made(val_share=0, batch_size=5000)
+    with pytest.raises(ConfigError, match=r"5000 × 1 .*1438 .*data\.batch_size=1438 or less"):
+        data.steps_per_epoch()
+    with pytest.raises(ConfigError, match=r"5000 × 2 .*1438 .*data\.batch_size=719 or less"):
+        data.steps_per_epoch(world=2)
+
+
+def test_a_number_of_classes_that_is_not_the_set_s_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.num_classes=100, but CIFAR-10 has 10"):
+        ImageData("cifar10", num_classes=100)
+
+
+def test_an_unknown_set_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean digits"):
+        ImageData("digit")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_images": -1}], ids=str)
+def test_sizes_below_1_are_refused_by_name(wrong):
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=rf"data\.{name}=.* at least 1"):
+        ImageData("fake", num_classes=3, **wrong)
+
+
+def test_fake_images_without_a_number_of_classes_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.num_classes"):
+        ImageData("fake")
+
+
+def test_a_validation_share_of_everything_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.val_share 1\.0"):
+        made(val_share=1.0)
+
+
+# fake
+
+
+def test_fake_images_have_the_size_and_number_asked_for():
+    data = made("fake", num_classes=4, native_size=10, num_images=80, val_share=0.25, batch_size=20)
+    assert (len(data._train), len(data._val), len(data._test)) == (60, 20, 20)
+    assert data.classes == ("class 0", "class 1", "class 2", "class 3")
+    images, labels = prepared(data, data.train_dataloader())
+    assert images.shape == (60, 3, 10, 10)
+    assert labels.bincount().tolist() == [15] * 4

@@ -1,0 +1,381 @@
+"""Checkpoints: whole or not there, read without running anything, refused by name of the tensor."""
+
+import contextlib
+import copy
+import json
+import pickle
+import re
+
+import lightning as L
+import pytest
+import safetensors.torch
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vitfw import checkpoint as checkpoint_module
+from vitfw.checkpoint import (
+    AtomicCheckpointIO,
+    Passport,
+    PassportCallback,
+    initialise_from,
+    load_file,
+    load_weights,
+    net_weights,
+    passport_of,
+    pretrained_weights,
+)
+from vitfw.errors import ConfigError
+from vitfw.models.vit import VisionTransformer
+from vitfw.training.classifier import Classifier
+
+TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+PASSPORT = Passport(
+    config={"model": {"img_size": [8, 8], "qk_scale": None}, "optimizer": {"lr": 1e-3}},
+    classes=["cat", "dog", "Übermut"],
+    channels=3,
+    img_size=[8, 8],
+    crop_share=0.875,
+    mean=[0.1, 0.2, 0.3],
+    std=[0.4, 0.5, 0.6],
+    versions={"torch": "2.14.1"},
+)
+
+
+def make_net(num_classes: int = 3, **options) -> VisionTransformer:
+    return VisionTransformer(**TINY | options, num_classes=num_classes)
+
+
+class Bomb:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """One of our checkpoints, as a Trainer writes it, and the net in it."""
+    net = make_net()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[PassportCallback(PASSPORT)],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=tmp_path,
+    )
+    trainer.strategy.connect(Classifier(net, 3))
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    trainer.save_checkpoint(path)
+    return path, net
+
+
+def assert_same(weights, net: nn.Module) -> None:
+    expected = net.state_dict()
+    assert set(weights) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+# ── writing ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    content = {"weights": torch.randn(3, 4), "epoch": 3, "names": ["a", "b"], "nothing": None}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "new" / "x.ckpt")
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "new" / "x.ckpt")
+    assert torch.equal(loaded.pop("weights"), content.pop("weights"))
+    assert loaded == content
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.ckpt"]
+
+
+def test_a_failure_in_the_middle_of_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    before = path.read_bytes()
+
+    def half_then_full_disk(content, sink):
+        sink.write(before[: len(before) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint_module.torch, "save", half_then_full_disk)
+    with pytest.raises(OSError, match="no space"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_cannot_be_pickled_leaves_the_old_file(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        AtomicCheckpointIO().save_checkpoint({"bad": lambda: None}, path)
+    assert load_file(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    seen = []
+    synced = checkpoint_module.os.fsync
+
+    def look(descriptor):
+        seen.append(load_file(path)["epoch"])
+        synced(descriptor)
+
+    monkeypatch.setattr(checkpoint_module.os, "fsync", look)
+    AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert seen == [1, 2]  # the file before it is renamed, the folder after
+
+
+# ── reading what is no checkpoint ─────────────────────────────────────────────────────────────
+
+
+def test_a_missing_file_names_what_is_there(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(ConfigError, match=r"no checkpoint .*/lsat\.ckpt; did you mean last\.ckpt"):
+        load_file(tmp_path / "lsat.ckpt")
+    with pytest.raises(ConfigError, match=r"there: best\.ckpt, last\.ckpt"):
+        load_file(tmp_path / "zzz")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_off_is_said_to_be(saved, share):
+    path, _ = saved
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ConfigError, match="not a checkpoint, or was cut off"):
+        load_file(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# README\n",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n",
+        "<!DOCTYPE html><html></html>",
+        '{"weights": [1, 2, 3]}',
+        "hello",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
+def test_a_text_file_is_not_a_checkpoint(tmp_path, text, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="is not a checkpoint, or was cut off"):
+        load_file(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=60))
+def test_no_bytes_whatever_raise_another_error(tmp_path, content):
+    for name in ("x.ckpt", "x.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with contextlib.suppress(ConfigError):
+            load_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("write", ["torch.save", "old torch.save", "pickle"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, write):
+    path, trap = tmp_path / "x.ckpt", tmp_path / "it ran"
+    content = {"state_dict": {"weight": torch.ones(2)}, "extra": Bomb(trap)}
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=write == "torch.save")
+    with pytest.raises(ConfigError, match="holds more than tensors and plain data.*could run code"):
+        load_file(path)
+    assert not trap.exists()
+    torch.load(path, weights_only=False) if write != "pickle" else pickle.loads(path.read_bytes())
+    assert trap.exists()  # the trap was a real one
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "x.pt")
+    with pytest.raises(ConfigError, match="could run code"):
+        load_file(tmp_path / "x.pt")
+
+
+def test_a_list_is_not_a_checkpoint(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match="holds a list, not a checkpoint"):
+        load_file(tmp_path / "x.ckpt")
+
+
+def test_safetensors_are_read_and_cut_off_ones_refused(tmp_path):
+    path, net = tmp_path / "x.safetensors", make_net()
+    safetensors.torch.save_file(net.state_dict(), path)
+    assert_same(load_file(path), net)
+    whole = path.read_bytes()
+    for length in (0, 4, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="not a safetensors file, or was cut off"):
+            load_file(path)
+
+
+# ── the passport ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_passport_comes_back_with_the_nets_own_tensors(saved):
+    path, net = saved
+    passport, weights = passport_of(path)
+    assert passport == PASSPORT
+    assert_same(weights, net)
+
+
+def test_the_passport_is_plain_data(saved):
+    path, _ = saved
+    content = load_file(path)[checkpoint_module.KEY]
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_weights_alone_have_no_passport_and_the_message_says_what_they_are_good_for(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(make_net().state_dict(), path)
+    with pytest.raises(ConfigError, match=f"not written by vitfw.*init_from={path}"):
+        passport_of(path)
+
+
+def test_another_format_is_refused(saved):
+    path, _ = saved
+    content = load_file(path)
+    content[checkpoint_module.KEY]["format"] = 99
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match="format 99; this version reads 1"):
+        passport_of(path)
+
+
+# ── fitting weights to a net ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("wrapping", [None, "state_dict", "model", "module"])
+def test_a_state_dict_is_found_in_any_common_wrapping(wrapping):
+    state = make_net().state_dict()
+    wrapped = state if wrapping is None else {wrapping: state, "epoch": 3, "args": {}}
+    assert list(net_weights(wrapped)) == list(state)
+
+
+def test_weights_of_another_model_are_refused_by_the_names_of_the_tensors():
+    net = make_net()
+    before = copy.deepcopy(net.state_dict())
+    weights = make_net().state_dict()
+    weights["blocks.0.extra"] = torch.ones(1)
+    del weights["norm.bias"]
+    weights["head.weight"] = torch.ones(5, 16)
+    with pytest.raises(ConfigError) as caught:
+        load_weights(net, weights, "x.ckpt")
+    assert str(caught.value) == (
+        "x.ckpt is of another model: tensors 1 missing (norm.bias); 1 unknown (blocks.0.extra); "
+        "1 of another shape (head.weight [5, 16] instead of [3, 16])"
+    )
+    assert_same(before, net)  # nothing was loaded
+
+
+def test_of_many_wrong_tensors_three_are_named():
+    with pytest.raises(ConfigError, match=r"12 missing \(blocks\.1\.\S+, \S+, \S+ and 9 more\)"):
+        load_weights(make_net(depth=2), make_net().state_dict(), "x.ckpt")
+
+
+# ── init_from ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_can_start_from_one_of_our_checkpoints(saved):
+    path, trained = saved
+    net = make_net()
+    assert initialise_from(net, str(path)) == []
+    assert_same(trained.state_dict(), net)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_run_can_start_from_a_bare_state_dict(tmp_path, suffix):
+    trained, path = make_net(), tmp_path / f"weights{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(trained.state_dict(), path)
+    net = make_net()
+    assert initialise_from(net, str(path)) == []
+    assert_same(trained.state_dict(), net)
+
+
+def test_a_head_for_other_classes_stays_as_it_was_made_and_the_rest_is_loaded(saved):
+    path, trained = saved
+    net = make_net(num_classes=7)
+    head = net.head.weight.detach().clone()
+    assert initialise_from(net, str(path)) == ["head.weight", "head.bias"]
+    assert torch.equal(net.head.weight, head)
+    expected = {**trained.state_dict(), "head.weight": head, "head.bias": net.head.bias}
+    assert_same(expected, net)
+
+
+def test_a_net_without_head_starts_from_weights_with_one(saved):
+    path, trained = saved
+    net = make_net(num_classes=0)
+    assert initialise_from(net, str(path)) == []
+    assert torch.equal(net.cls_token, trained.cls_token)
+
+
+def test_weights_without_head_start_a_net_with_one(tmp_path):
+    torch.save(make_net(num_classes=0).state_dict(), tmp_path / "features.pth")
+    assert initialise_from(make_net(), str(tmp_path / "features.pth")) == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_weights_of_another_size_cannot_start_a_run(saved):
+    path, _ = saved
+    with pytest.raises(ConfigError, match=r"is of another model.*cls_token \[1, 1, 16\] instead"):
+        initialise_from(make_net(embed_dim=32), str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_timms_weights_load_into_our_model_of_the_same_size(tmp_path, suffix):
+    theirs = timm.create_model("vit_tiny_patch16_224").eval()
+    path = tmp_path / f"timm{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(theirs.state_dict(), path)
+    ours = VisionTransformer(embed_dim=192, num_heads=3).eval()
+    assert initialise_from(ours, str(path)) == []
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=1e-4)
+
+
+def test_a_timm_model_is_fetched_by_name(monkeypatch):
+    asked = []
+
+    def create(name, pretrained):
+        asked.append((name, pretrained))
+        return make_net()
+
+    monkeypatch.setattr(timm, "create_model", create)
+    weights = pretrained_weights("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    assert asked == [("vit_tiny_patch16_224.augreg_in21k_ft_in1k", True)]
+    assert set(weights) == set(make_net().state_dict())
+
+
+def test_an_unknown_timm_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"'vit_tinny_patch16_224'; did you mean vit_tiny_patch"):
+        pretrained_weights("timm:vit_tinny_patch16_224")
+
+
+def test_without_a_network_the_message_says_how_to_go_on(monkeypatch):
+    def offline(name, pretrained):
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nmore lines")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConfigError) as caught:
+        pretrained_weights("timm:vit_tiny_patch16_224")
+    assert re.search(r"could not be fetched \(We couldn't.*init_from=FILE", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_is_neither_file_nor_timm_is_refused():
+    with pytest.raises(ConfigError, match="init_from=tim:vit is neither a file nor timm:NAME"):
+        pretrained_weights("tim:vit")

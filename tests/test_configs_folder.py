@@ -1,0 +1,284 @@
+"""Every file of `configs/`: it composes, what it names can be built, and its figures are true.
+
+The folder is globbed: a new file is tested without anyone adding a test.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from vitfw.assemble import build_classifier, build_each, resolve_trainer
+from vitfw.config import build, compose, to_plain
+from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.catalog import CATALOG
+from vitfw.data.datamodule import ImageData
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PUBLISHED_PARAMETERS = {  # timm's and the papers' counts, with 1,000 classes at 224 px
+    "vit_ti16": 5_717_416,
+    "vit_s16": 22_050_664,
+    "vit_b16": 86_567_656,
+    "vit_b32": 88_224_232,
+    "vit_l16": 304_326_632,
+    "vit_l32": 306_535_400,
+    "vit_h14": 632_045_800,
+}
+FAKE = ["data=fake", "data.num_classes=1000"]
+SMALL = 30_000_000  # parameters that train a step in a moment
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml") if not p.name.startswith("_"))
+
+
+def head_of(path: Path) -> str:
+    """The comment at the top of a YAML file, without its package line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            head.append(line.removeprefix("#").strip())
+    return "\n".join(head)
+
+
+ALL = [
+    (group.name, name)
+    for group in sorted(CONFIGS.iterdir())
+    if group.is_dir() and group.name != "hydra"
+    for name in options(group.name)
+]
+TOLD = [  # what is there to be run as it stands; `default` sets nothing
+    CONFIGS / group / f"{name}.yaml"
+    for group, name in ALL
+    if group in ("recipe", "experiment") and name != "default"
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def configured(pictures, tmp_path):
+    """The plain config for overrides, with a folder of pictures where one is needed."""
+
+    def make(*overrides: str) -> dict:
+        words = [f"run_dir={tmp_path}/run", *overrides]
+        if "data=image_folder" in words:
+            words.append(f"data.root={pictures}")
+        return to_plain(compose("train", words))
+
+    return make
+
+
+def test_the_groups_are_those_of_the_documentation():
+    groups = {p.name for p in CONFIGS.iterdir() if p.is_dir()}
+    assert groups >= {
+        *("model", "data", "augment", "optimizer", "scheduler"),
+        *("recipe", "trainer", "callbacks", "logger", "experiment"),
+    }
+
+
+@pytest.mark.parametrize("group, name", ALL, ids=lambda word: word)
+def test_every_option_of_every_group_composes(configured, group, name):
+    config = configured(f"{group}={name}")
+    assert config["model"]["num_classes"] == config["data"]["num_classes"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "explain"])
+def test_every_command_has_a_config_that_composes(command):
+    compose(command, [])
+
+
+# ── models ────────────────────────────────────────────────────────────────────────────────────
+
+
+def build_on_meta(config: dict) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build(config["model"])
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_every_model_builds_without_memory_and_gives_logits(configured, name):
+    config = configured(f"model={name}", *FAKE)
+    net = build_on_meta(config)
+    size = config["model"]["img_size"]
+    assert net(torch.empty(2, 3, size, size, device="meta")).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("name, published", PUBLISHED_PARAMETERS.items())
+def test_standard_models_have_the_published_number_of_parameters(configured, name, published):
+    net = build_on_meta(configured(f"model={name}", *FAKE))
+    assert sum(parameter.numel() for parameter in net.parameters()) == published
+
+
+@pytest.mark.parametrize("name", [n for n in options("model") if n not in PUBLISHED_PARAMETERS])
+def test_every_small_model_takes_a_step_that_changes_all_its_weights(configured, name):
+    config = configured(f"model={name}", "data=fashion_mnist")
+    if sum(p.numel() for p in build_on_meta(config).parameters()) > SMALL:
+        pytest.skip("too large for a step on a small machine; built on the meta device above")
+    net = build(config["model"])
+    size = config["model"]["img_size"]
+    before = {key: p.detach().clone() for key, p in net.named_parameters()}
+    optimizer = build(config["optimizer"])(net)
+    F.cross_entropy(net(torch.randn(4, 1, size, size)), torch.arange(4)).backward()
+    optimizer.step()
+    for key, parameter in net.named_parameters():
+        assert parameter.isfinite().all(), key
+        assert not torch.equal(parameter, before[key]), key
+
+
+# ── what trains them ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_every_optimizer_takes_a_step(configured, name):
+    config = configured(f"optimizer={name}", "model=vit_nano")
+    net = build(config["model"])
+    optimizer = build(config["optimizer"])(net)
+    before = net.head.weight.detach().clone()
+    net(torch.randn(2, 1, 8, 8)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(net.head.weight, before)
+
+
+@pytest.mark.parametrize("name", options("scheduler"))
+def test_every_scheduler_sets_a_rate_for_every_step(configured, name):
+    config = configured(f"scheduler={name}")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = build(config["scheduler"])(optimizer, total_steps=40, steps_per_epoch=10)
+    rates = []
+    for _ in range(40):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == 2.0 and min(rates) > 0.0
+
+
+@pytest.mark.parametrize("data", sorted(CATALOG))
+@pytest.mark.parametrize("name", options("augment"))
+def test_every_augmentation_fits_every_data_set(configured, name, data):
+    augment = build(configured(f"augment={name}", f"data={data}")["augment"])
+    assert isinstance(augment, BatchAugment)
+    images, keys = torch.rand(3, 3, 32, 32), torch.arange(3)
+    changed = augment(images, keys, torch.full((3,), 0.5))
+    assert changed.shape == images.shape
+    assert changed.min() >= 0.0 and changed.max() <= 1.0
+
+
+@pytest.mark.parametrize("name", options("trainer"))
+def test_every_trainer_is_lightnings(configured, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: name == "gpu")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    options = resolve_trainer(configured(f"trainer={name}")["trainer"])
+    if name == "gpu":
+        assert (options["accelerator"], options["precision"]) == ("cuda", "bf16-mixed")
+        return
+    trainer = build({**options, "devices": 1}, logger=False, default_root_dir=str(tmp_path))
+    assert isinstance(trainer, L.Trainer)
+
+
+@pytest.mark.parametrize("name", options("callbacks"))
+def test_every_callback_can_be_built(configured, name):
+    callbacks = build_each(configured(f"callbacks={name}")["callbacks"])
+    assert callbacks and all(isinstance(one, L.Callback) for one in callbacks.values())
+
+
+@pytest.mark.parametrize("name", options("logger"))
+def test_every_logger_writes_into_the_run_folder_only(configured, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for logger in build_each(configured(f"logger={name}")["logger"]).values():
+        logger.log_metrics({"loss": 1.0}, step=1)
+        logger.finalize("success")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+# ── recipes and experiments ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "group, name", [pair for pair in ALL if pair[0] in ("recipe", "experiment")]
+)
+def test_every_recipe_and_experiment_builds_all_that_trains(configured, group, name):
+    config = configured(f"{group}={name}")
+    fake = ImageData(
+        "fake",
+        num_classes=config["data"]["num_classes"],
+        channels=config["data"]["channels"],
+        native_size=8,
+        num_images=4 * config["data"]["batch_size"],
+        batch_size=config["data"]["batch_size"],
+        augment=build(config["augment"]),
+    )
+    fake.setup("fit")
+    trainer = {**config["trainer"], "accelerator": "cpu"}
+    with torch.device("meta"):
+        classifier = build_classifier(config, fake, trainer)
+    assert classifier.total_steps >= 1
+    assert build_each(config["callbacks"])
+
+
+@pytest.mark.parametrize("path", TOLD, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_its_head_has_a_command_that_composes(path):
+    (line, *_) = re.findall(r"^(?:python train\.py|vitfw train) .*$", head_of(path), re.MULTILINE)
+    words = shlex.split(line.removeprefix("python train.py").removeprefix("vitfw train"))
+    assert f"{path.parent.name}={path.stem}" in words
+    compose("train", [word for word in words if word != "-m" and "," not in word])
+
+
+@pytest.mark.parametrize("path", TOLD, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_its_head_has_a_measured_result_or_says_that_there_is_none(path):
+    """A figure in percent with the date of its measurement, or where such a figure stands."""
+    head = head_of(path)
+    measured = re.search(r"\d+(\.\d+)? ?%", head) and re.search(r"\b20\d\d-\d\d-\d\d\b", head)
+    elsewhere = re.search(r"configs/experiment/(\w+)\.yaml", head)
+    if elsewhere:
+        assert elsewhere[1] in options("experiment")
+    assert measured or elsewhere or "not yet run" in head, head
+
+
+# ── data ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_data_set_of_the_catalogue_has_a_file_and_every_file_a_data_set():
+    assert options("data") == sorted(CATALOG)
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_every_data_file_agrees_with_the_catalogue(configured, name):
+    config, facts = configured(f"data={name}")["data"], CATALOG[name]
+    assert config["name"] == name
+    assert config["channels"] == facts.channels == len(facts.mean) == len(facts.std)
+    assert tuple(config["mean"]) == facts.mean
+    assert tuple(config["std"]) == facts.std
+    assert config["native_size"] == facts.native_size
+    if facts.classes:
+        assert config["num_classes"] == len(facts.classes)
+    data = build({**config, "augment": None})
+    assert isinstance(data, ImageData)
+    assert data.num_classes == config["num_classes"]
+
+
+@pytest.mark.parametrize("name", [n for n, facts in CATALOG.items() if facts.train_images])
+def test_what_a_data_file_says_of_size_and_download_is_the_catalogues(name):
+    head = head_of(CONFIGS / "data" / f"{name}.yaml")
+    facts = CATALOG[name]
+    total = facts.train_images + facts.test_images
+    counts = f"{facts.train_images:,} + {facts.test_images:,}"
+    assert counts in head or f"{total:,}" in head
+    assert f"{facts.native_size} × {facts.native_size}" in head
+    assert (f"{facts.download_mb} MB" if facts.download_mb else "no download") in head
