@@ -36,9 +36,9 @@ SUMMARY = {
     "versions": {"torch": "2.14.1", "lightning": "2.6.6"},
 }
 HISTORY = [
-    {"step": 49, "epoch": 0, "train/loss": 2.25, "train/accuracy": 0.125, "lr-AdamW": 1e-3},
+    {"step": 49, "epoch": 0, "train/loss": 2.25, "train/accuracy": 0.125, "lr/AdamW": 1e-3},
     {"step": 99, "epoch": 0, "val/loss": 1.75, "val/accuracy": 0.375, "train/loss": math.nan},
-    {"step": 149, "epoch": 1, "train/loss": 1.5, "train/accuracy": 0.5, "lr-AdamW": 5e-4},
+    {"step": 149, "epoch": 1, "train/loss": 1.5, "train/accuracy": 0.5, "lr/AdamW": 5e-4},
     {"step": 199, "epoch": 1, "val/loss": 1.25, "val/accuracy": 0.625},
 ]
 
@@ -157,7 +157,7 @@ def test_text_from_outside_is_escaped_everywhere(html, classes):
     text = html(
         title=ATTACK,
         summary={ATTACK: ATTACK, "device": ATTACK, "versions": {ATTACK: ATTACK}},
-        history=[{"step": 1, f"lr-{ATTACK}": 0.1}, {"step": 2, f"lr-{ATTACK}": 0.2}],
+        history=[{"step": 1, f"lr/{ATTACK}": 0.1}, {"step": 2, f"lr/{ATTACK}": 0.2}],
         config_text=ATTACK,
         overrides=[ATTACK],
         command=ATTACK,
@@ -237,14 +237,14 @@ def test_step_logged_twice_by_a_resumed_run_counts_once(html):
 
 def test_parameter_groups_on_one_schedule_share_a_curve(html):
     rows = [
-        {"step": s, "lr-Muon": 1 / (1 + s)} | {f"lr-AdamW/pg{i}": 0.5 / (1 + s) for i in (1, 2)}
+        {"step": s, "lr/Muon": 1 / (1 + s)} | {f"lr/AdamW/pg{i}": 0.5 / (1 + s) for i in (1, 2)}
         for s in range(5)
     ]
     assert curve_count(html(history=rows)) == 2
 
 
 def test_many_schedules_are_sampled_and_the_page_says_so(html):
-    rows = [{"step": s} | {f"lr-A/pg{i}": (i + 1.0) * s for i in range(26)} for s in range(5)]
+    rows = [{"step": s} | {f"lr/A/pg{i}": (i + 1.0) * s for i in range(26)} for s in range(5)]
     text = html(history=rows)
     assert curve_count(text) == 6
     assert "6 of 26 schedules" in text and "A/pg25" in text

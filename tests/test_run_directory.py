@@ -163,10 +163,8 @@ def test_a_second_process_is_refused_while_the_first_one_writes():
 
 
 def test_a_killed_process_leaves_no_lock_behind():
-    """The file may stay; what holds the run is the process."""
     directory = choose()
     assert open_in_another_process(directory.path) == "opened"  # it ended without close()
-    assert (directory.path / ".lock").exists()
     directory.open()
     directory.close()
 
@@ -186,7 +184,7 @@ def test_clear_removes_what_a_start_without_checkpoint_left_and_nothing_else():
     for name in ("metrics.csv", "train.log", "report.html", "events.out.tfevents.1", "notes.txt"):
         (directory.path / name).touch()
     directory.clear()
-    assert sorted(p.name for p in directory.path.iterdir()) == [".lock", "notes.txt"]
+    assert sorted(p.name for p in directory.path.iterdir()) == ["notes.txt"]
     directory.close()
 
 

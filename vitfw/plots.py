@@ -268,11 +268,11 @@ def _points(history: Sequence[Mapping[str, float]], x_key: str, key: str) -> tup
 
 def _learning_rates(history: Sequence[Mapping[str, float]], x_key: str) -> tuple[list[Series], str]:
     """One series per distinct curve: parameter groups that share a schedule are one line."""
-    keys = dict.fromkeys(key for row in history for key in row if key.startswith("lr"))
+    keys = dict.fromkeys(key for row in history for key in row if key.startswith("lr/"))
     distinct: dict[tuple[Point, ...], str] = {}
     for key in keys:
         if not key.endswith(("-momentum", "-weight_decay")):
-            distinct.setdefault(_points(history, x_key, key), key.removeprefix("lr-"))
+            distinct.setdefault(_points(history, x_key, key), key.removeprefix("lr/"))
     series = [Series(label, points) for points, label in distinct.items() if points]
     if len(series) <= MAX_COLOURS:
         return series, ""

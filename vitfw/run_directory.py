@@ -1,25 +1,27 @@
 """Where a run lives on disk: its name, its lock, and the small files in it."""
 
+import errno
 import fcntl
 import json
+import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vitfw.atomic import write_text
 from vitfw.config import as_yaml
 from vitfw.errors import ConfigError
 
 LONGEST_NAME = 100
-LOCK = ".lock"
 
 
 def run_name(overrides: Sequence[str]) -> str:
     """A folder name that follows from what was typed, so that the same command finds its run.
 
-    Where a run is put and how it starts (`run_dir`, `resume`, `init_from`) is no part of it, nor
-    are the groups that name the folder above.
+    Where a run is put and whether it resumes are no part of it, nor are the groups that name the
+    folder above.
     """
     left_out = ("run_dir=", "resume=", "experiment=", "model=", "data=", "hydra")
     kept = sorted(text for text in overrides if not text.startswith(left_out))
@@ -27,15 +29,7 @@ def run_name(overrides: Sequence[str]) -> str:
     name = re.sub(r"[^\w.\-]+", "_", name).strip("._-") or "default"
     if len(name) <= LONGEST_NAME:
         return name
-    digest = format(hash_of(name), "08x")
-    return f"{name[: LONGEST_NAME - 9]}_{digest}"
-
-
-def hash_of(text: str) -> int:
-    """A 32-bit hash that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())
+    return f"{name[: LONGEST_NAME - 9]}_{zlib.crc32(name.encode()):08x}"
 
 
 class RunDirectory:
@@ -46,7 +40,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: TextIO | None = None
+        self._lock: int | None = None  # descriptor of the folder itself
 
     @property
     def last_checkpoint(self) -> Path:
@@ -68,13 +62,15 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+            lock = os.open(self.path, os.O_RDONLY)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise ConfigError(f"run_dir {self.path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            lock.close()
+            os.close(lock)
             raise ConfigError(
                 f"another process is training in {self.path}; wait for it, or give run_dir=…"
             ) from error
@@ -82,8 +78,7 @@ class RunDirectory:
 
     def close(self) -> None:
         if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def clear(self) -> None:

@@ -40,8 +40,8 @@ def test_what_is_logged_at_one_step_shares_a_row(path):
 def test_a_new_metric_is_a_new_column_and_earlier_rows_are_kept(path):
     write(path, (0, {"loss": 2.0}), (1, {"loss": 1.0}), (2, {"val": 0.5}), (3, {"loss": 0.25}))
     assert rows_of(path) == [
-        {"step": "0.0", "loss": "2.0", "val": ""},
-        {"step": "1.0", "loss": "1.0", "val": ""},
+        {"step": "0", "loss": "2.0", "val": ""},
+        {"step": "1", "loss": "1.0", "val": ""},
         {"step": "2", "loss": "", "val": "0.5"},
         {"step": "3", "loss": "0.25", "val": ""},
     ]

@@ -331,6 +331,15 @@ def test_a_worker_s_crop_is_not_cropped_again_on_the_device(digit_folder):
     assert torch.equal(images, batch.images.float() / 255)
 
 
+def test_evaluation_of_a_folder_is_not_cropped_at_random(digit_folder):
+    options = {"root": digit_folder, "num_classes": 10, "img_size": 8, "num_workers": 0}
+    plain = made("image_folder", **options)
+    cropping = made("image_folder", **options, augment=BatchAugment(crop_scale=(0.1, 0.3)))
+    for loader in ("val_dataloader", "test_dataloader"):
+        ours, theirs = (prepared(data, getattr(data, loader)())[0] for data in (cropping, plain))
+        assert torch.equal(ours, theirs)
+
+
 def test_a_folder_with_another_number_of_classes_is_refused(digit_folder):
     with pytest.raises(ConfigError, match=r"data\.num_classes=7, but .* holds 10 classes"):
         made("image_folder", root=digit_folder, num_classes=7)

@@ -44,7 +44,7 @@ class CsvLogger(Logger):
         if self._pending and self._pending["step"] != step:
             self._append(self._pending)
             self._pending = {}
-        self._pending.update({"step": step, **metrics})
+        self._pending.update({**metrics, "step": step})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -55,14 +55,14 @@ class CsvLogger(Logger):
     def _take_up(self, step: int) -> None:
         self._columns = ["step"]
         if self.path.exists():
-            earlier = [row for row in read_metrics(self.path) if row.get("step", 0) < step]
+            earlier = [row for row in read_rows(self.path) if float(row.get("step", 0)) < step]
             self._columns = list(dict.fromkeys(["step", *(key for row in earlier for key in row)]))
             self._rewrite(earlier)
 
     def _append(self, row: Row) -> None:
         new = [key for key in row if key not in self._columns]
         if new or not self.path.exists():
-            earlier = read_metrics(self.path) if self.path.exists() else []
+            earlier = read_rows(self.path) if self.path.exists() else []
             self._columns += new
             self._rewrite([*earlier, row])
             return
@@ -79,11 +79,14 @@ class CsvLogger(Logger):
             writer.writerows(rows)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`; a cell that was not logged is no key, half a line no row."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows as they were written; a cell that was not logged is no key, half a line no row."""
     with open(path, newline="", encoding="utf-8") as source:
         whole = (line for line in source if line.endswith("\n"))
-        return [
-            {key: float(cell) for key, cell in row.items() if key and cell}
-            for row in csv.DictReader(whole)
-        ]
+        rows = csv.DictReader(whole)
+        return [{key: cell for key, cell in row.items() if key and cell} for row in rows]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv` as numbers."""
+    return [{key: float(cell) for key, cell in row.items()} for row in read_rows(path)]
