@@ -41,7 +41,7 @@ def test_the_name_follows_from_what_was_typed_in_any_order():
 
 
 def test_where_a_run_is_put_and_how_it_starts_is_no_part_of_its_name():
-    starts = ["run_dir=/x", "resume=null", "experiment=e", "model=vit_b16", "data=cifar10"]
+    starts = ["run_dir=/x", "resume=null", "experiment=e"]
     assert run_name([*starts, "hydra.verbose=true", *TYPED]) == run_name(TYPED)
     assert run_name(["model.depth=3"]) != run_name(["model.depth=4"])
 
@@ -184,8 +184,18 @@ def test_clear_removes_what_a_start_without_checkpoint_left_and_nothing_else():
     for name in ("metrics.csv", "train.log", "report.html", "events.out.tfevents.1", "notes.txt"):
         (directory.path / name).touch()
     directory.clear()
-    assert sorted(p.name for p in directory.path.iterdir()) == ["notes.txt"]
+    assert len(list(directory.path.iterdir())) == 5  # without a config it is no run of ours
+    (directory.path / "config.yaml").touch()
+    directory.clear()
+    assert sorted(p.name for p in directory.path.iterdir()) == ["config.yaml", "notes.txt"]
     directory.close()
+
+
+def test_a_run_dir_with_files_of_something_else_is_refused(folder):
+    (folder / "train.log").write_text("mine")
+    with pytest.raises(ConfigError, match="holds files of something else"):
+        choose(run_dir=str(folder))
+    assert (folder / "train.log").read_text() == "mine"
 
 
 def test_config_and_metrics_can_be_read_back():

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitfw.checkpoint import Passport
 from vitfw.config import build
@@ -18,6 +19,7 @@ from vitfw.training.classifier import Classifier
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 Config = dict[str, Any]
+MOST_TOKENS = 8192
 
 
 def prepare_process() -> None:
@@ -29,8 +31,11 @@ def prepare_process() -> None:
 
 def is_first_process() -> bool:
     """Whether this is the process that writes, told before torch.distributed is set up."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
+    for names in (("RANK",), ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"), ("SLURM_PROCID",)):
+        ranks = [int(os.environ[name]) for name in names if name in os.environ]
+        if ranks:
+            return not any(ranks)
+    return True
 
 
 def resolve_trainer(options: Config) -> Config:
@@ -41,11 +46,7 @@ def resolve_trainer(options: Config) -> Config:
     """
     options = dict(options)
     accelerator = resolve_accelerator(str(options["accelerator"]))
-    if accelerator == "gpu" or (accelerator == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(
-            f"trainer.accelerator={options['accelerator']}: torch sees no GPU here; "
-            "trainer=cpu trains without, trainer=default takes what is there"
-        )
+    check_counts(options)
     epochs, steps = options["max_epochs"], options["max_steps"]
     if (epochs is None and steps <= 0) or (epochs is not None and epochs < 1):
         raise ConfigError(
@@ -54,9 +55,20 @@ def resolve_trainer(options: Config) -> Config:
     options["accelerator"] = accelerator
     if options["precision"] == "auto":
         options["precision"] = best_precision(accelerator)
-    if options["strategy"] == "ddp" and accelerator == "cpu" and options["devices"] == "auto":
+    if accelerator == "cpu" and options["devices"] == "auto" and options["strategy"] != "auto":
         options["devices"] = os.cpu_count() or 1
     return options
+
+
+def check_counts(options: Config) -> None:
+    """Raises ConfigError for a count below 1, or a limit that is no number."""
+    for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
+        if isinstance(options[key], int) and options[key] < 1 and options[key] != -1:
+            raise ConfigError(f"trainer.{key}={options[key]} must be at least 1")
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit = options[key]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
+            raise ConfigError(f"trainer.{key}={limit} is a number of batches, or a share: 100, 0.1")
 
 
 def build_data(cfg: Config) -> ImageData:
@@ -78,15 +90,19 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
         ConfigError: options that do not fit each other or the data.
     """
     steps_per_epoch = optimizer_steps_per_epoch(data, trainer_options)
-    max_steps = trainer_options["max_steps"]
-    total_steps = steps_per_epoch * (trainer_options["max_epochs"] or 1)
+    epochs, steps = trainer_options["max_epochs"], trainer_options["max_steps"]
+    limits = [steps] if steps > 0 else []
+    if epochs is not None:
+        limits.append(steps_per_epoch * epochs)
+    net = build(cfg["model"])
+    check_tokens(net)
     classifier = Classifier(
-        net=build(cfg["model"]),
+        net=net,
         num_classes=data.num_classes,
         loss=build(cfg["loss"]),
         optimizer=build(cfg["optimizer"]),
         scheduler=build(cfg["scheduler"]),
-        total_steps=min(total_steps, max_steps) if max_steps > 0 else total_steps,
+        total_steps=min(limits),
         steps_per_epoch=steps_per_epoch,
     )
     try:
@@ -96,6 +112,18 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"optimizer or scheduler: {error}") from error
     return classifier
+
+
+def check_tokens(net: nn.Module) -> None:
+    """Raises ConfigError where attention over all tokens could not be afforded by anyone."""
+    embed = getattr(net, "patch_embed", None)
+    tokens = getattr(embed, "num_patches", 0)
+    if tokens > MOST_TOKENS:
+        raise ConfigError(
+            f"the model would cut each image into {tokens:,} patches, and attention compares each "
+            f"with each; at most {MOST_TOKENS:,} are taken: set model.patch_size=16, say, choose a "
+            "model for large images (model=vit_s16), or set a smaller model.img_size"
+        )
 
 
 def optimizer_steps_per_epoch(data: ImageData, trainer_options: Config) -> int:

@@ -1,9 +1,12 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders that one process at a time works in."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from vitfw.errors import ConfigError
 
 
 @contextmanager
@@ -22,3 +25,18 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8; what cannot be encoded is escaped."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Wait until no other process of this machine holds `folder`, then hold it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -15,6 +15,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,6 +36,7 @@ ALLOWED_TARGETS = (
     "timm.optim.",
     "timm.create_model",
 )
+TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
 TARGETS_VARIABLE = "VITFW_TARGETS"
 
 
@@ -192,6 +194,8 @@ def check_kinds(config_name: str, overrides: Sequence[str], config: DictConfig) 
             continue  # it needs a value that is not there yet; building will say so
         wanted = kind_of(default)
         is_scalar = isinstance(value, str | bool | int | float)  # an image size may be a pair
+        if key in TAKES_WORDS:
+            continue
         if wanted and is_scalar and kind_of(value) != wanted:
             raise ConfigError(f"{key}={value} should be {wanted}, such as {key}={default}")
 
@@ -239,7 +243,7 @@ def build(node: dict[str, Any], **more: Any) -> Any:
         return hydra.utils.instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
         for cause in causes(error):
-            if isinstance(cause, ValueError | TypeError):
+            if isinstance(cause, ValueError | TypeError | MisconfigurationException):
                 raise ConfigError(_constructor_message(node, cause)) from error
         raise
 

@@ -35,9 +35,11 @@ def device_name(device: torch.device) -> str:
 
 def git_commit() -> str | None:
     """The commit of the checkout vitfw runs from; None for an installed wheel."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    top, commit = answer.stdout.split("\n")[:2]
+    return commit if Path(top).resolve() == root else None  # else a wheel in another's checkout

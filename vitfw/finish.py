@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from vitfw.callbacks.csv_logger import read_metrics
-from vitfw.callbacks.test_record import TestRecord
+from vitfw.callbacks.prediction_record import PredictionRecord
 from vitfw.callbacks.throughput import Throughput
 from vitfw.console import console, log
 from vitfw.data.datamodule import ImageData
@@ -24,14 +25,15 @@ from vitfw.training.classifier import Classifier
 Metrics = dict[str, Any]
 
 
-def test_best(
+def measure_best(
     trainer: L.Trainer, classifier: Classifier, data: ImageData, directory: RunDirectory
 ) -> Metrics:
-    """Metrics of best.ckpt on the test set, the one time it is read."""
-    best = directory.best_checkpoint
-    path = best if trainer.strategy.broadcast(best.is_file()) else directory.last_checkpoint
-    (metrics,) = trainer.test(classifier, datamodule=data, ckpt_path=str(path), verbose=False)
-    return dict(metrics)
+    """Metrics on the test set, the one time it is read: of best.ckpt, or what there is instead."""
+    saved = directory.best_checkpoint, directory.last_checkpoint
+    there = [str(path) for path in saved if path.is_file()]
+    path = trainer.strategy.broadcast(there[0] if there else None)  # None: the weights in memory
+    found = trainer.test(classifier, datamodule=data, ckpt_path=path, verbose=False)
+    return dict(found[0]) if found else {}  # limit_test_batches=0
 
 
 def gather_metrics(
@@ -40,7 +42,9 @@ def gather_metrics(
     data: ImageData,
     callbacks: Mapping[str, L.Callback],
     tested: Metrics,
-    best_val_accuracy: float | None,
+    best: float | None,
+    epochs: int,
+    steps: int,
     seed: int,
 ) -> Metrics:
     """What `metrics.json` holds. Accuracies are fractions of 1; null where nothing was measured."""
@@ -51,10 +55,10 @@ def gather_metrics(
         "test/accuracy": tested.get("test/accuracy"),
         "test/accuracy_top5": tested.get("test/accuracy_top5"),
         "test/loss": tested.get("test/loss"),
-        "val/accuracy_best": best_val_accuracy,
+        "val/accuracy_best": best,
         "fit_seconds": round(throughput.total_seconds(), 3) if timed else None,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "epochs": epochs,
+        "steps": steps,
         "train/images_per_second": rounded(throughput.images_per_second) if timed else None,
         "params": count_parameters(classifier.net),
         "flops_per_image": count_flops(classifier.net, shape),
@@ -122,10 +126,12 @@ def report_run(
     overrides: list[str],
     data: ImageData,
     record: L.Callback | None,
+    status: str = "finished",
+    error: str | None = None,
 ) -> Path:
     """Write report.html from the run's own files and what the test showed."""
     rows = directory.path / "metrics.csv"
-    recorded = record if isinstance(record, TestRecord) else None
+    recorded = record if isinstance(record, PredictionRecord) else None
     return write_report(
         directory.path,
         title=str(directory.path),
@@ -140,6 +146,8 @@ def report_run(
             Mistake(m.image, data.classes[m.truth], data.classes[m.guess], m.confidence)
             for m in (recorded.mistakes if recorded else [])
         ],
+        status=status,
+        error=error,
     )
 
 
@@ -154,20 +162,34 @@ def close_run(
 ) -> Metrics:
     """Test, write what is to be written, say where it is. Returns what `metrics.json` holds."""
     best = best_val_accuracy(callbacks)  # the test restores callbacks from the checkpoint
-    fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    tested = test_best(trainer, classifier, data, directory) if cfg["test_after_fit"] else {}
-    metrics = gather_metrics(trainer, classifier, data, callbacks, tested, best, cfg["seed"])
-    metrics.update(fitted)
+    epochs, steps = trainer.current_epoch, trainer.global_step
+    tested = measure_best(trainer, classifier, data, directory) if cfg["test_after_fit"] else {}
+    metrics = gather_metrics(
+        trainer, classifier, data, callbacks, tested, best, epochs, steps, cfg["seed"]
+    )
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             if best is not None:
-                logger.log_metrics({"val/accuracy_best": best}, step=fitted["steps"])
+                logger.log_metrics({"val/accuracy_best": best}, step=steps)
             logger.finalize("success")
-        report_run(directory, metrics, overrides, data, callbacks.get("test_record"))
+        report_run(directory, metrics, overrides, data, callbacks.get("prediction_record"))
         directory.write_metrics(metrics)
         say_closing(metrics, directory)
     return metrics
 
 
 def say_stopped(directory: RunDirectory) -> None:
-    log.info(f"stopped; saved {directory.last_checkpoint}. The same command goes on from there")
+    saved = directory.last_checkpoint
+    if saved.is_file():
+        log.info(f"stopped; saved {saved}. The same command goes on from there (resume=auto)")
+    else:
+        log.info("stopped before anything was saved")
+
+
+def report_failure(
+    directory: RunDirectory, overrides: list[str], data: ImageData, error: Exception
+) -> None:
+    """Leave the report of a run that broke: how far it came, and why."""
+    trace = "".join(traceback.format_exception(error))
+    log.debug(trace)
+    report_run(directory, {}, overrides, data, None, status="failed", error=trace)

@@ -19,6 +19,12 @@ from vitfw.errors import ConfigError
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 Image.init()
+AUTOCAST = {
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "32-true": None,
+    "32": None,
+}
 
 
 def load_net(checkpoint: Path) -> tuple[nn.Module, Passport]:
@@ -53,6 +59,10 @@ class Predictor:
         if precision == "auto":
             precision = self.passport.config["trainer"]["precision"]
         self.precision = best_precision(kind) if precision == "auto" else str(precision)
+        if self.precision not in AUTOCAST:
+            raise ConfigError(
+                f"precision={self.precision} is not one of: auto, {', '.join(AUTOCAST)}"
+            )
         self.mean = torch.tensor(self.passport.mean, device=self.device)
         self.std = torch.tensor(self.passport.std, device=self.device)
 
@@ -88,10 +98,8 @@ class Predictor:
                 yield Prediction(path, [classes[label] for label in labels], values)
 
     def _autocast(self):
-        formats = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        if self.precision not in formats:
-            return nullcontext()
-        return torch.autocast(self.device.type, formats[self.precision])
+        dtype = AUTOCAST[self.precision]
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 
 def find_images(source: Path) -> list[Path]:

@@ -20,10 +20,10 @@ LONGEST_NAME = 100
 def run_name(overrides: Sequence[str]) -> str:
     """A folder name that follows from what was typed, so that the same command finds its run.
 
-    Where a run is put and whether it resumes are no part of it, nor are the groups that name the
-    folder above.
+    Where a run is put and whether it resumes are no part of it, nor is the experiment, which names
+    the folder above.
     """
-    left_out = ("run_dir=", "resume=", "experiment=", "model=", "data=", "hydra")
+    left_out = ("run_dir=", "resume=", "experiment=", "hydra")
     kept = sorted(text for text in overrides if not text.startswith(left_out))
     name = ",".join(kept).replace("=", "-")  # an `=` in a path could not be typed as an override
     name = re.sub(r"[^\w.\-]+", "_", name).strip("._-") or "default"
@@ -54,6 +54,11 @@ class RunDirectory:
     def finished(self) -> bool:
         return (self.path / "metrics.json").is_file()
 
+    @property
+    def is_run(self) -> bool:
+        """Whether a run of ours was begun here."""
+        return (self.path / "config.yaml").is_file() or self.last_checkpoint.is_file()
+
     def open(self) -> None:
         """Create the folder and lock it.
 
@@ -75,6 +80,9 @@ class RunDirectory:
                 f"another process is training in {self.path}; wait for it, or give run_dir=…"
             ) from error
         self._lock = lock
+        if self.finished:
+            self.close()
+            raise ConfigError(f"another process has just finished the run in {self.path}")
 
     def close(self) -> None:
         if self._lock is not None:
@@ -82,8 +90,10 @@ class RunDirectory:
             self._lock = None
 
     def clear(self) -> None:
-        """Remove what an earlier start left that never reached a checkpoint."""
-        for pattern in ("events.out.*", "metrics.csv", "train.log", "report.html"):
+        """Remove what an earlier start of a run left that never reached its first last.ckpt."""
+        if not self.is_run:
+            return
+        for pattern in ("events.out.*", "metrics.csv", "train.log", "report.html", "*/best.ckpt"):
             for file in self.path.glob(pattern):
                 file.unlink()
 
@@ -112,6 +122,8 @@ def choose_run_directory(
             raise ConfigError(
                 f"{chosen.path} holds a finished run; give another run_dir, or remove it"
             )
+        if chosen.path.is_dir() and any(chosen.path.iterdir()) and not chosen.is_run:
+            raise ConfigError(f"run_dir={run_dir} holds files of something else; give a new folder")
         if not go_on and chosen.last_checkpoint.exists():
             raise ConfigError(
                 f"{chosen.path} holds an unfinished run; resume=auto goes on with it, another "

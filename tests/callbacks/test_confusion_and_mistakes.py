@@ -1,4 +1,4 @@
-"""What TestRecord keeps of a test, against scikit-learn and the pictures themselves."""
+"""What PredictionRecord keeps of a test, against scikit-learn and the pictures themselves."""
 
 import lightning as L
 import pytest
@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
-from vitfw.callbacks import test_record
+from vitfw.callbacks import prediction_record
 from vitfw.data.datamodule import ImageData
 from vitfw.training.classifier import Classifier
 
@@ -37,7 +37,7 @@ def tested(tmp_path_factory):
         std=(0.229, 0.224, 0.225),
     )
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, CLASSES))
-    record, remembers = test_record.TestRecord(MOST), Remembers()
+    record, remembers = prediction_record.PredictionRecord(MOST), Remembers()
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -85,12 +85,12 @@ def test_every_pixel_value_comes_back_from_normalisation():
     mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
     normalised = (values / 255 - mean) / std
     trainer = type("Trainer", (), {"datamodule": data})
-    assert torch.equal(test_record.TestRecord._pixels(trainer, normalised), values)
+    assert torch.equal(prediction_record.PredictionRecord._pixels(trainer, normalised), values)
 
 
 def test_a_test_without_mistakes_keeps_none_and_a_second_test_starts_anew(tmp_path):
     data = ImageData("fake", num_classes=2, native_size=4, num_images=16, batch_size=4)
-    record = test_record.TestRecord()
+    record = prediction_record.PredictionRecord()
     options = {"default_root_dir": tmp_path, "enable_progress_bar": False, "logger": False}
     for _ in range(2):
         trainer = L.Trainer(accelerator="cpu", callbacks=[record], **options)

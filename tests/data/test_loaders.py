@@ -41,7 +41,7 @@ def folder_images(tmp_path_factory):
         for i in range(10 if "train" in name else 1):
             pixels = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return read_image_folder(root, 0).train
+    return read_image_folder(root).train
 
 
 def worker_loader(images, num_workers: int, shuffle: bool = True) -> WorkerLoader:

@@ -1,7 +1,5 @@
 """A wrong request: one clear line, exit 2, nothing half-written, no run directory."""
 
-import os
-
 import pytest
 import torch
 from commands import Run, run
@@ -30,6 +28,14 @@ WRONG_TRAIN_REQUESTS = [
     (["model._target_=os.system"], "is not allowed"),
     (["trainer.precision=7"], "precision"),
     (["trainer.max_epochs=0"], "trainer.max_epochs"),
+    (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0 must be at least 1"),
+    (["trainer.devices=0"], "trainer.devices=0 must be at least 1"),
+    (["trainer.accelerator=quantum"], "accelerator=quantum is not one of"),
+    (["trainer.limit_train_batches=half"], "is a number of batches, or a share"),
+    (["trainer.max_epochs=null"], "trainer.max_epochs=None must be at least 1, or null with"),
+    (["data=fake", "data.native_size=224"], "cut each image into 12,544 patches"),
+    (["model.mlp_layer=swiglu", "model.act_layer=relu"], "mlp_layer=swiglu has a SiLU gate"),
+    (["--lr", "0.1"], "there is no flag --lr"),
     (["hello"], "'hello' is not an override"),
 ]
 
@@ -62,6 +68,35 @@ def test_a_sweep_over_an_unknown_key_is_told_in_one_line(tmp_path, monkeypatch, 
     assert "did you mean optimizer.lr" in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_wrong_value_in_a_sweep_is_told_in_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "model.patch_size=3,5", "trainer=debug"]) == 2
+    err = capfd.readouterr().err
+    assert "is not a multiple of patch_size 3" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_sweep_whose_jobs_would_start_the_sweep_again_is_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "seed=1,2", "trainer=ddp", "trainer.devices=2"]) == 2
+    assert "use torchrun" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_command_without_its_checkpoint_says_so(command, capfd):
+    assert main([command]) == 2
+    err = capfd.readouterr().err
+    assert "checkpoint" in err and len(err.splitlines()) == 1
+
+
+def test_predict_refuses_what_it_cannot_run_on(digits_run: Run, tmp_path, capfd):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    words = [f"checkpoint={digits_run.best}", f"input={tmp_path}"]
+    for wrong in ("accelerator=quantum", "precision=7", f"output={tmp_path}"):
+        key = wrong.split("=")[0]
+        assert key in checkpoint_error("predict", [*words, wrong], capfd)
 
 
 def test_an_unknown_command_names_the_nearest(capfd):
@@ -106,8 +141,10 @@ def test_a_truncated_checkpoint_is_told(digits_run: Run, tmp_path, capfd):
     assert "was cut off" in checkpoint_error("evaluate", [f"checkpoint={broken}"], capfd)
 
 
-def test_a_checkpoint_of_another_model_names_its_tensors(digits_run: Run, tmp_path, capfd):
-    os.chdir(tmp_path)
+def test_a_checkpoint_of_another_model_names_its_tensors(
+    digits_run: Run, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
     err = checkpoint_error("train", [f"init_from={digits_run.best}", "model.depth=3"], capfd)
     assert "is of another model" in err and "blocks." in err
     assert list(tmp_path.iterdir()) == []

@@ -131,9 +131,34 @@ def test_two_processes_train_and_test_every_image_once(tmp_path):
     (run_dir,) = (tmp_path / "runs" / "vit_nano-digits").iterdir()
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["steps"] == 2 * (1295 // 64)
+    with open(run_dir / "metrics.csv") as source:
+        rows = [row for row in csv.DictReader(source) if row["train/loss_epoch"]]
+    assert [float(row["step"]) for row in rows] == [20, 40]
+    assert all(0.0 < float(row["train/loss"]) < 5.0 for row in rows)
+    assert all(0.0 <= float(row["train/accuracy"]) <= 1.0 for row in rows)
     again = run("evaluate", f"checkpoint={run_dir}/checkpoints/best.ckpt", cwd=tmp_path)
     found = re.search(r"test/accuracy\s+([\d.]+)", again.out)
     assert found and float(found[1]) == pytest.approx(metrics["test/accuracy"], abs=1e-6)
+
+
+def test_a_run_of_so_many_steps_is_scheduled_over_them(tmp_path):
+    words = [*TINY, "trainer.max_epochs=null", "trainer.max_steps=30", "test_after_fit=false"]
+    options = ["scheduler=linear", "scheduler.warmup=0", "trainer.log_every_n_steps=5"]
+    outcome = run("train", *words, *options, "run_dir=r", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    with open(tmp_path / "r/metrics.csv") as source:
+        rates = {
+            row["step"]: float(row["lr/muon"]) for row in csv.DictReader(source) if row["lr/muon"]
+        }
+    assert rates["30"] == pytest.approx(3e-3 * (1 - 29 / 30))  # the 30th step, from 1 to 0
+
+
+@pytest.mark.slow
+def test_a_compiled_net_trains_and_its_checkpoint_has_clean_keys(tmp_path):
+    outcome = run("train.py", *TINY, "trainer=debug", "compile=true", "run_dir=r", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    keys = torch.load(tmp_path / "r/checkpoints/last.ckpt")["state_dict"]
+    assert not [key for key in keys if "_orig_mod" in key]
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class CsvLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if not self._columns:
             self._take_up(step or 0)
-        if self._pending and self._pending["step"] != step:
+        if self._pending.get("step", step) != step:
             self._append(self._pending)
             self._pending = {}
         self._pending.update({**metrics, "step": step})
@@ -55,9 +55,14 @@ class CsvLogger(Logger):
     def _take_up(self, step: int) -> None:
         self._columns = ["step"]
         if self.path.exists():
-            earlier = [row for row in read_rows(self.path) if float(row.get("step", 0)) < step]
-            self._columns = list(dict.fromkeys(["step", *(key for row in earlier for key in row)]))
+            rows = read_rows(self.path)
+            earlier = [row for row in rows if float(row.get("step", 0)) < step]
+            self._columns = list(dict.fromkeys(["step", *(key for row in rows for key in row)]))
             self._rewrite(earlier)
+            self._pending = {
+                k: v for row in rows if float(row.get("step", 0)) == step for k, v in row.items()
+            }
+            self._pending.pop("step", None)
 
     def _append(self, row: Row) -> None:
         new = [key for key in row if key not in self._columns]

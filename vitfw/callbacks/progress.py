@@ -1,5 +1,6 @@
 """One bar for the whole run, and one line an epoch."""
 
+import time
 from typing import Any
 
 import lightning as L
@@ -7,6 +8,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vitfw.console import console, log
+
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class RunProgress(ProgressBar):
@@ -20,6 +23,8 @@ class RunProgress(ProgressBar):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._enabled = True
+        self._images = 0
+        self._said = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -50,15 +55,16 @@ class RunProgress(ProgressBar):
             self._progress.stop()
             self._progress = self._task = None
 
-    def _advance(self, description: str, images: int, world: int) -> None:
+    def _advance(self, description: str, images: int) -> None:
         if self._progress is None or self._task is None:
             return
         self._progress.update(self._task, advance=1, description=description)
         speed = self._progress.tasks[0].speed
-        rate = f"{speed * images * world:,.0f} img/s" if speed else ""
+        rate = f"{speed * images:,.0f} img/s" if speed else ""
         self._progress.update(self._task, rate=rate)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._images, self._said = 0, time.monotonic()
         self._start(_epoch(trainer), total_steps(trainer))
         if self._progress is not None and self._task is not None:
             done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
@@ -72,11 +78,24 @@ class RunProgress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._advance(_epoch(trainer), len(batch[1]), trainer.world_size)
+        images = len(batch[1]) * trainer.world_size
+        self._advance(_epoch(trainer), images)
+        self._say_where(trainer, images, batch_idx)
+
+    def _say_where(self, trainer: L.Trainer, images: int, batch_idx: int) -> None:
+        """Where there is no bar, a line a minute."""
+        self._images += images
+        now = time.monotonic()
+        if self._progress is None and self._enabled and now - self._said > SECONDS_BETWEEN_LINES:
+            rate = self._images / (now - self._said)
+            of = f"batch {batch_idx + 1:,}/{int(trainer.num_training_batches):,}"
+            log.info(f"{_epoch(trainer)}  {of}  {rate:,.0f} img/s")
+            self._images, self._said = 0, now
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        line = epoch_line(trainer, pl_module)  # on all processes: it gathers the mean loss
         if self._enabled:
-            log.info(epoch_line(trainer, pl_module))
+            log.info(line)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
@@ -93,7 +112,7 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._advance("test", len(batch[1]), trainer.world_size)
+        self._advance("test", len(batch[1]) * trainer.world_size)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
@@ -109,14 +128,17 @@ class RunProgress(ProgressBar):
 
 def total_steps(trainer: L.Trainer) -> int:
     """Batches of the whole run, over all epochs."""
-    batches = int(trainer.num_training_batches)
+    limits = []
     if trainer.max_steps > 0:
-        return trainer.max_steps * trainer.accumulate_grad_batches
-    return batches * (trainer.max_epochs or 1)
+        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    if (trainer.max_epochs or 0) > 0:
+        limits.append(int(trainer.num_training_batches) * (trainer.max_epochs or 1))
+    return min(limits)
 
 
 def _epoch(trainer: L.Trainer) -> str:
-    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
+    epochs = trainer.max_epochs or -1
+    return f"epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
 
 
 def epoch_line(trainer: L.Trainer, pl_module: L.LightningModule) -> str:

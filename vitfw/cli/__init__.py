@@ -1,7 +1,7 @@
 """The commands, one file each.
 
-OpenMP threads wait for each other by spinning unless told otherwise before torch is loaded: where
-two programs share the cores, both then run many times slower than half as fast.
+OpenMP threads wait for each other by spinning, unless told otherwise before torch is loaded. Where
+two programs share the cores, that costs each of them far more than half its speed.
 """
 
 import os

@@ -3,6 +3,7 @@
 0 done; 2 the request is wrong; 1 it broke while running; 130 and 143 stopped after saving.
 """
 
+import argparse
 import itertools
 import os
 import re
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw import config as configs
+from vitfw.data.transforms import UnreadableImage
 from vitfw.errors import ConfigError
 
 Task = Callable[[DictConfig, list[str]], object]
@@ -35,19 +37,36 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
     Plain overrides are composed here. `-m`, `--help`, `--cfg` and Hydra's other flags go through
     `hydra.main`, which calls the task once a job.
     """
-    flags = get_args_parser().parse_args(list(argv))
-    overrides = [quote_path(text) for text in flags.overrides]
     if "-h" in argv or "--help" in argv:
         print(help_text(config_name))
         return 0
     with exit_code() as outcome:
+        words = [quote_path(word) for word in argv]
+        flags = parse_flags(words)
+        overrides = list(flags.overrides)
         if len(overrides) == len(argv):  # no flags
             task(configs.compose(config_name, overrides), overrides)
         else:
             if flags.multirun:
                 configs.check_sweep(config_name, overrides)
-            run_hydra(config_name, task, argv)
+            run_hydra(config_name, task, words)
     return outcome.code
+
+
+def parse_flags(words: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides.
+
+    Raises:
+        ConfigError: a flag that Hydra does not have.
+    """
+    parser = get_args_parser()
+    flags, unknown = parser.parse_known_args(list(words))
+    if unknown:
+        raise ConfigError(
+            f"there is no flag {unknown[0]}; what is to be set is written key=value, "
+            "such as optimizer.lr=1e-3"
+        )
+    return flags
 
 
 def quote_path(override: str) -> str:
@@ -77,6 +96,12 @@ def exit_code() -> Iterator[Outcome]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         say_error(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        outcome.code = WRONG_REQUEST
+        say_error(str(error))
+    except UnreadableImage as error:
+        outcome.code = BROKE
+        say_error(str(error).strip().splitlines()[-1])  # a worker's message begins with its trace
     except SystemExit as error:
         outcome.code = error.code if isinstance(error.code, int) else int(bool(error.code))
     except KeyboardInterrupt:
@@ -88,6 +113,26 @@ def exit_code() -> Iterator[Outcome]:
         say_error(f"{type(error).__name__}: {error}")
 
 
+def output_path(text: str | None) -> Path | None:
+    """Where results are to go, before any work is done.
+
+    Raises:
+        ConfigError: it is a folder, or cannot be written.
+    """
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"output={text} is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output={text} cannot be written: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"output={text} cannot be written: no permission")
+    return path
+
+
 def say_error(message: str) -> None:
     """One line on standard error, unwrapped so that it can be searched and copied."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
@@ -96,9 +141,11 @@ def say_error(message: str) -> None:
 def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
     """Hydra's own entry point: sweeps, and the flags that only show something."""
 
+    typed, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+
     def job(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
-        with exit_code() as outcome:
+        with as_typed(typed, shown), exit_code() as outcome:
             task(config, overrides)
         if outcome.code:
             raise SystemExit(outcome.code)
@@ -107,20 +154,31 @@ def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
     folder = str(configs.config_folder().resolve())
     main = hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(job)
     overrides = [word for word in argv if "=" in word and not word.startswith("-")]
-    typed, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    # Let Hydra raise its errors, instead of printing them and leaving with 1.
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [typed[0], *argv], "1"
     try:
-        main()
+        with as_typed([typed[0], *argv], "1"):  # Hydra then raises its errors, and prints none
+            main()
     except (HydraException, OmegaConfBaseException) as error:
         message = configs.explain_failure(config_name, overrides, error)
         raise ConfigError(message) from error
-    finally:
-        sys.argv = typed
-        if shown is None:
+
+
+@contextmanager
+def as_typed(words: list[str], full_error: str | None) -> Iterator[None]:
+    """`sys.argv` and `HYDRA_FULL_ERROR` as given, for a while."""
+
+    def put(words: list[str], full_error: str | None) -> None:
+        sys.argv = words
+        if full_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
-            os.environ["HYDRA_FULL_ERROR"] = shown
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    put(words, full_error)
+    try:
+        yield
+    finally:
+        put(*before)
 
 
 def help_text(config_name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
 
@@ -15,10 +15,9 @@ from vitfw.assemble import prepare_process, resolve_trainer
 from vitfw.atomic import write_text
 from vitfw.callbacks.progress import RunProgress
 from vitfw.checkpoint import Passport
-from vitfw.cli.app import run
+from vitfw.cli.app import output_path, run
 from vitfw.config import build, to_plain
 from vitfw.console import console
-from vitfw.data.batch_augment import BatchAugment
 from vitfw.data.datamodule import ImageData
 from vitfw.errors import ConfigError
 from vitfw.inference import load_net
@@ -34,15 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """Rebuild the net and the data from the checkpoint, run the split, show and return metrics."""
     prepare_process()
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise ConfigError("checkpoint is needed: give checkpoint=runs/…/checkpoints/best.ckpt")
     checkpoint = Path(str(config.checkpoint)).expanduser()
+    output = output_path(config.output)
     net, passport = load_net(checkpoint)
     config.model.img_size = passport.img_size
     cfg = to_plain(config)
     if cfg["split"] not in SPLITS:
         raise ConfigError(f"split={cfg['split']} is not one of: {', '.join(SPLITS)}")
-    data = same_data(cfg["data"], passport)
-    data.prepare_data()
-    trainer_options = {**passport.config["trainer"], **without_nulls(cfg["trainer"])}
+    data = same_data(cfg["data"], passport, "validate" if cfg["split"] == "val" else "test")
+    # The run's own limits are not asked for again: a split is measured whole.
+    asked = {name: cfg["trainer"][name] for name in ("limit_test_batches", "limit_val_batches")}
+    trainer_options = {
+        **passport.config["trainer"],
+        **without_nulls(cfg["trainer"]),
+        **asked,
+    }
     with tempfile.TemporaryDirectory() as nowhere:
         trainer: L.Trainer = build(
             resolve_trainer({**trainer_options, "devices": 1, "strategy": "auto", "num_nodes": 1}),
@@ -54,14 +61,17 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         )
         classifier = Classifier(net, num_classes=len(passport.classes))
         measure = trainer.validate if cfg["split"] == "val" else trainer.test
-        (metrics,) = measure(classifier, datamodule=data, verbose=False)
+        found = measure(classifier, datamodule=data, verbose=False)
+    if not found:
+        raise ConfigError(f"split={cfg['split']} holds no images")
+    metrics = found[0]
     show(dict(metrics))
-    if cfg["output"] is not None:
-        write_text(Path(cfg["output"]).expanduser(), json.dumps(metrics, indent=2) + "\n")
+    if output is not None:
+        write_text(output, json.dumps(metrics, indent=2) + "\n")
     return dict(metrics)
 
 
-def same_data(asked: dict[str, Any], passport: Passport) -> ImageData:
+def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> ImageData:
     """The data of the run, with what was asked for in its place; statistics stay the model's.
 
     Raises:
@@ -80,7 +90,13 @@ def same_data(asked: dict[str, Any], passport: Passport) -> ImageData:
             f"data={options['name']} has {options['num_classes']}"
         )
     data: ImageData = build({**options, "augment": None})
-    data.augment = BatchAugment()
+    data.prepare_data()
+    data.setup(stage)
+    if list(data.classes) != list(passport.classes):
+        raise ConfigError(
+            f"the checkpoint tells {', '.join(passport.classes[:5])} … apart, but "
+            f"data={options['name']} has {', '.join(data.classes[:5])} …"
+        )
     return data
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitfw.assemble import prepare_process
 from vitfw.atomic import write_text
-from vitfw.cli.app import run
+from vitfw.cli.app import output_path, run
 from vitfw.config import to_plain
 from vitfw.console import console, log
 from vitfw.data.transforms import UnreadableImage
@@ -36,6 +36,7 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
     for key in ("top_k", "batch_size"):
         if cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1")
+    output = output_path(cfg["output"])
     paths = find_images(Path(str(cfg["input"])).expanduser())
     predictor = Predictor(
         Path(cfg["checkpoint"]).expanduser(), cfg["accelerator"], str(cfg["precision"])
@@ -43,11 +44,11 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
     batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
     found = list(predictor.predict(batches, cfg["top_k"]))
     text = as_csv(found) if cfg["format"] == "csv" else as_json(found)
-    if cfg["output"] is None:
+    if output is None:
         sys.stdout.write(text)
         return
-    write_text(Path(cfg["output"]).expanduser(), text)
-    log.info(f"wrote {len(found):,} predictions to {cfg['output']}")
+    write_text(output, text)
+    log.info(f"wrote {len(found):,} predictions to {output}")
 
 
 def read_in_batches(

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
@@ -24,7 +25,8 @@ from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
 from vitfw.cli.app import run
 from vitfw.config import build, flatten, to_plain
 from vitfw.console import log, log_to, stop_logging_to
-from vitfw.finish import close_run, say_stopped
+from vitfw.errors import ConfigError
+from vitfw.finish import close_run, report_failure, say_stopped
 from vitfw.models.profile import count_parameters
 from vitfw.run_directory import RunDirectory, choose_run_directory
 from vitfw.start import find_start
@@ -66,7 +68,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     try:
         if trainer.is_global_zero:
             log.info(
-                f"{data.name}: {data.train_images:,} training images of {len(data.classes)} "
+                f"{data.dataset_name}: {data.train_images:,} training images of {len(data.classes)} "
                 f"classes; model of {count_parameters(classifier.net):,} parameters; "
                 f"{trainer.strategy.root_device.type}, {trainer.precision}"
             )
@@ -77,9 +79,14 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint)
         return close_run(trainer, classifier, data, callbacks, cfg, overrides, directory)
     except SIGTERMException:
-        say_stopped(directory)
+        if trainer.is_global_zero:
+            say_stopped(directory)
         interrupted = getattr(callbacks.get("last"), "interrupted", False)
         raise SystemExit(130 if interrupted else 143) from None
+    except Exception as error:
+        if trainer.is_global_zero:
+            report_failure(directory, overrides, data, error)
+        raise
     finally:
         if log_file is not None:
             stop_logging_to(log_file)
@@ -91,11 +98,14 @@ def run_directory_of(config: DictConfig, overrides: list[str]) -> RunDirectory:
     if not is_first_process() and RUN_DIR_VARIABLE in os.environ:
         return RunDirectory(Path(os.environ[RUN_DIR_VARIABLE]))
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweeping and config.run_dir is None:
-        config.run_dir = HydraConfig.get().runtime.output_dir
+    if sweeping:
+        refuse_processes_in_sweep(config)
+        config.run_dir = config.run_dir or HydraConfig.get().runtime.output_dir
     typed = dict(text.split("=", 1) for text in overrides if "=" in text)
-    usual = f"{typed.get('model', 'vit_nano')}-{typed.get('data', 'digits')}"
-    experiment = typed.get("experiment", usual)
+    experiment = typed.get("experiment")
+    if experiment is None:  # then the folder is called by the model and the data instead
+        experiment = f"{typed.get('model', 'vit_nano')}-{typed.get('data', 'digits')}"
+        overrides = [text for text in overrides if not text.startswith(("model=", "data="))]
     directory = choose_run_directory(
         config.run_dir, experiment, overrides, go_on=config.resume == "auto"
     )
@@ -103,11 +113,24 @@ def run_directory_of(config: DictConfig, overrides: list[str]) -> RunDirectory:
     return directory
 
 
+def refuse_processes_in_sweep(config: DictConfig) -> None:
+    """The processes of a run are started by typing its command again, which is the sweep's."""
+    devices = config.trainer.devices
+    if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ and devices not in (1, "1"):
+        raise ConfigError(
+            f"-m with trainer.devices={devices}: the processes of one job would each start the "
+            "whole sweep; use torchrun, a launcher that starts them (SLURM), or trainer.devices=1"
+        )
+
+
 def open_run(directory: RunDirectory, cfg: dict[str, Any], overrides: list[str], anew: bool) -> Any:
     """From here on there is a run: its folder, its lock, its log and its config."""
     if not is_first_process():
         return None
     directory.open()
+    if anew and directory.last_checkpoint.exists():
+        directory.close()
+        raise ConfigError(f"another process has just trained in {directory.path}; type that again")
     if anew:
         directory.clear()
     directory.write_config(cfg, overrides)
@@ -117,6 +140,6 @@ def open_run(directory: RunDirectory, cfg: dict[str, Any], overrides: list[str],
 def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
     """The config on TensorBoard's hparams page, beside the metric that runs are compared by."""
     for logger in trainer.loggers:
-        if hasattr(logger, "log_graph"):  # TensorBoard's takes a metric along
+        if isinstance(logger, TensorBoardLogger):
             params = {key: str(value) for key, value in flatten(cfg).items()}
             logger.log_hyperparams(params, {"val/accuracy_best": 0.0})

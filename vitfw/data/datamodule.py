@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vitfw.atomic import held
 from vitfw.data.arrays import READERS, ArrayImages, make_fake
 from vitfw.data.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
@@ -67,7 +68,7 @@ class ImageData(L.LightningDataModule):
         for key, value in {"batch_size": batch_size, "num_images": num_images}.items():
             if value < 1:
                 raise ConfigError(f"data.{key}={value} must be at least 1")
-        self.name = name
+        self.dataset_name = name
         self.root = Path(root).expanduser()
         self.classes = facts.classes
         self.num_classes = num_classes or len(facts.classes)
@@ -87,18 +88,23 @@ class ImageData(L.LightningDataModule):
         self.download = download
         self.num_images = num_images
         self.augment = augment or BatchAugment()
+        self._prepared = False
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._train: ArrayImages | FolderImages | None = None
         self._val: ArrayImages | FolderImages | None = None
         self._test: ArrayImages | FolderImages | None = None
 
     def prepare_data(self) -> None:
-        """Download what is missing. Runs on one process a machine, before `setup`."""
-        if self.name in READERS:
-            READERS[self.name](self.root, True, self.download)
+        """Download what is missing, before `setup`; one process of a machine at a time."""
+        if self._prepared or not facts_of(self.dataset_name).download_mb:
+            return
+        with held(self.root):
+            READERS[self.dataset_name](self.root, True, self.download)
+        self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that `stage` (fit, validate or test) needs, once."""
-        if self.name == "image_folder":
+        if self.dataset_name == "image_folder":
             self._setup_folder()
         elif stage in ("fit", "validate", None):
             self._setup_training_arrays()
@@ -108,7 +114,7 @@ class ImageData(L.LightningDataModule):
     def _setup_folder(self) -> None:
         if self._train is not None:
             return
-        found = read_image_folder(self.root, self.split_seed)
+        found = read_image_folder(self.root)
         if self.num_classes not in (0, len(found.classes)):
             raise ConfigError(
                 f"data.num_classes={self.num_classes}, but {self.root} holds "
@@ -128,8 +134,8 @@ class ImageData(L.LightningDataModule):
         self._train, self._val = everything.subset(kept), everything.subset(held_out)
 
     def _read_arrays(self, train: bool) -> ArrayImages:
-        if self.name in READERS:
-            found = READERS[self.name](self.root, train, self.download)
+        if self.dataset_name in READERS:
+            found = READERS[self.dataset_name](self.root, train, self.download)
             return ArrayImages(to_channels(found.images, self.channels), found.labels)
         self.classes = tuple(f"class {i}" for i in range(self.num_classes))
         count = self.num_images if train else max(self.num_images // FAKE_TEST_SHARE, 1)
@@ -206,7 +212,9 @@ class ImageData(L.LightningDataModule):
         """RawBatch → augmented, normalised images of `img_size`, and labels."""
         mean, std = self._statistics(batch.images.device)
         augment = self.augment
-        if self.name == "image_folder":  # the crop was cut by the worker, from the full picture
+        if (
+            self.dataset_name == "image_folder"
+        ):  # the crop was cut by the worker, from the full picture
             augment = dataclasses.replace(augment, crop_scale=None)
         images = augment(scale_to_unit(batch.images), batch.keys, mean)
         return normalise(fit_to(images, self.img_size), mean, std), batch.labels
@@ -218,7 +226,14 @@ class ImageData(L.LightningDataModule):
         return normalise(images, mean, std), batch.labels
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        """Mean and std, put on the device once."""
+        if device not in self._on_device:
+            mean, std = (
+                torch.tensor(self.mean, device=device),
+                torch.tensor(self.std, device=device),
+            )
+            self._on_device[device] = mean, std
+        return self._on_device[device]
 
 
 def per_channel(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from vitfw.data.splits import stratified_split
 from vitfw.data.transforms import fit_to, open_image, to_uint8
 from vitfw.errors import ConfigError
 
-TEST_SHARE = 0.1
+TEST_SHARE, TEST_SEED = 0.1, 0  # fixed: no setting moves an image from test to training
 Image.init()
 SUFFIXES = frozenset(Image.registered_extensions())
 
@@ -100,7 +100,7 @@ def read_images(folder: Path, classes: tuple[str, ...]) -> FolderImages:
     return FolderImages(paths, torch.tensor(labels))
 
 
-def read_image_folder(root: str | Path, split_seed: int) -> ImageFolder:
+def read_image_folder(root: str | Path) -> ImageFolder:
     """Find classes, images and splits under `root`.
 
     Raises:
@@ -110,7 +110,7 @@ def read_image_folder(root: str | Path, split_seed: int) -> ImageFolder:
     classes = class_names(root)
     if not (root / "train").is_dir():
         everything = read_images(root, classes)
-        kept, held_out = stratified_split(everything.labels, TEST_SHARE, split_seed)
+        kept, held_out = stratified_split(everything.labels, TEST_SHARE, TEST_SEED)
         return ImageFolder(classes, everything.subset(kept), None, everything.subset(held_out))
     train = read_images(root / "train", classes)
     others = {
@@ -122,7 +122,7 @@ def read_image_folder(root: str | Path, split_seed: int) -> ImageFolder:
         return ImageFolder(classes, train, others.get("val"), others["test"])
     if "val" in others:
         return ImageFolder(classes, train, None, others["val"])
-    kept, held_out = stratified_split(train.labels, TEST_SHARE, split_seed)
+    kept, held_out = stratified_split(train.labels, TEST_SHARE, TEST_SEED)
     return ImageFolder(classes, train.subset(kept), None, train.subset(held_out))
 
 

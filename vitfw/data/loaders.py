@@ -62,14 +62,14 @@ class EpochSampler:
         mine = len(range(self.rank, self.length, self.world))
         return -(-mine // self.batch_size)
 
-    def batches(self) -> Iterator[Tensor]:
-        """Indices of each batch still to come in this epoch: [B] int64."""
+    def batches(self, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Indices of each batch still to come in this epoch: [B] int64 on `device`."""
         if self.shuffle:
             order = permutation(self.seed, self.epoch, self.length)
             order = order[: len(self) * self.batch_size * self.world]
         else:
             order = torch.arange(self.length)
-        mine = order[self.rank :: self.world]
+        mine = order[self.rank :: self.world].to(device)
         if len(mine):  # `split` makes one empty batch of nothing
             yield from mine.split(self.batch_size)[self.first_batch :]
 
@@ -115,8 +115,7 @@ class ResidentLoader(StatefulLoader):
 
     def _load(self) -> Iterator[RawBatch]:
         epoch = self.sampler.epoch
-        for index in self.sampler.batches():
-            index = index.to(self.data.images.device)
+        for index in self.sampler.batches(self.data.images.device):
             keys = sample_keys(self.sampler.seed, epoch, index)
             yield RawBatch(self.data.images[index], self.data.labels[index], keys)
 

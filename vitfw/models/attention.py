@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LONGEST_WRITTEN_OUT = 1024  # tokens
+
 
 def explicit_is_faster(q: Tensor) -> bool:
     """Whether softmax(q kᵀ) v written out beats PyTorch's fused kernel for this `q`.
 
-    On a CPU in bfloat16 it does, with or without gradients (measured in
+    On a CPU in bfloat16 it does, with or without gradients (measured by
     `benchmarks/attention.py`); everywhere else the fused kernel is taken, which is faster on a
-    GPU and needs no [N, N] matrix.
+    GPU. So it is for long sequences, where the [N, N] matrix would take too much memory.
     """
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16
+    short = q.shape[-2] <= LONGEST_WRITTEN_OUT
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and short
 
 
 class Attention(nn.Module):
@@ -71,7 +74,7 @@ class Attention(nn.Module):
         else:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(
-                q, k.to(q.dtype), v, dropout_p=dropout, scale=self.scale
+                q, k, v, dropout_p=dropout, scale=self.scale
             )  # [B, H, N, D]
         x = x.transpose(1, 2).reshape(B, N, C)  # [B, H, N, D] → [B, N, C]
         return self.proj_drop(self.proj(x))

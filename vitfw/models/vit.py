@@ -91,6 +91,8 @@ class VisionTransformer(nn.Module):
         make_mlp = choose("mlp_layer", mlp_layer, MLP_LAYERS)
         check_choice("pos_embed", pos_embed, POS_EMBEDS)
         check_choice("global_pool", global_pool, GLOBAL_POOLS)
+        if mlp_layer == "swiglu" and act_layer not in ("gelu", "silu"):  # gelu is the default
+            raise ValueError(f"mlp_layer=swiglu has a SiLU gate; leave act_layer={act_layer} out")
         if global_pool == "token" and not class_token:
             raise ValueError("global_pool=token needs class_token=true; or set global_pool=avg")
         check_sizes(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)

@@ -4,6 +4,7 @@ B batch, K classes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -21,12 +22,12 @@ Batch = tuple[Tensor, Tensor]
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
     """Top-1 and top-5 accuracy as fractions of 1; with fewer than five classes, top-K."""
+    # Checking the arguments would wait for the device at every step.
+    accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
-            "accuracy_top5": MulticlassAccuracy(
-                num_classes, top_k=min(5, num_classes), average="micro"
-            ),
+            "accuracy": accuracy(top_k=1),
+            "accuracy_top5": accuracy(top_k=min(5, num_classes)),
         },
         prefix=prefix,
         compute_groups=False,

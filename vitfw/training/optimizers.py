@@ -23,9 +23,8 @@ def adamw(
     eps: float = 1e-8,
 ) -> Optimizer:
     """AdamW without decay on norms, biases, tokens and positions. Loshchilov and Hutter 2019."""
-    fused = all(p.device.type == "cuda" for p in net.parameters())
     groups = decay_groups(net, weight_decay)
-    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
 
 
 def sgd(

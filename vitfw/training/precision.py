@@ -2,6 +2,8 @@
 
 import torch
 
+from vitfw.errors import ConfigError
+
 
 def best_precision(accelerator: str) -> str:
     """Lightning's name of the format: `bf16-mixed`, `16-mixed` (scales gradients) or `32-true`.
@@ -15,7 +17,7 @@ def best_precision(accelerator: str) -> str:
         return "bf16-mixed" if native else "16-mixed"
     if accelerator == "cpu":
         return "bf16-mixed" if cpu_has_bf16() else "32-true"
-    return "16-mixed" if accelerator == "mps" else "32-true"
+    return "32-true"
 
 
 def cpu_has_bf16() -> bool:
@@ -25,11 +27,22 @@ def cpu_has_bf16() -> bool:
 
 
 def resolve_accelerator(requested: str) -> str:
-    """`auto` and `gpu` to what is there: `cuda`, `mps` or `cpu`; other names as they are."""
-    if requested in ("auto", "gpu"):
-        if torch.cuda.is_available():
-            return "cuda"
-        if torch.backends.mps.is_available():
-            return "mps"
-        return "cpu" if requested == "auto" else "gpu"
-    return requested
+    """`auto` and `gpu` to what is there: `cuda`, `mps` or `cpu`.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none, or something that is neither.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [name for name, is_there in there.items() if is_there]
+    if requested == "cpu" or requested in found:
+        return requested
+    if requested == "auto":
+        return [*found, "cpu"][0]
+    if requested == "gpu" and found:
+        return found[0]
+    if requested in ("gpu", *there):
+        raise ConfigError(
+            f"accelerator={requested}: torch sees no GPU here; "
+            "accelerator=cpu does without, auto takes what is there"
+        )
+    raise ConfigError(f"accelerator={requested} is not one of: auto, cpu, gpu, cuda, mps")

@@ -18,7 +18,7 @@ class WrongGuess:
     confidence: float
 
 
-class TestRecord(L.Callback):
+class PredictionRecord(L.Callback):
     """Counts (truth, guess) pairs, and keeps the `most` wrong guesses of highest confidence.
 
     `confusion` is [K, K], rows the truth, over all processes; `mistakes` are this process's.
