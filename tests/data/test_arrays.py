@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -17,6 +18,7 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from vitfw.cli.main import main
 from vitfw.data import arrays
 from vitfw.data.arrays import (
     make_fake,
@@ -245,6 +247,18 @@ def test_a_damaged_unpacked_file_is_not_read(monkeypatch, server, root):
 
 
 # nothing there
+
+
+def test_python_train_py_model_vit_b16_data_cifar10(monkeypatch, server, root, tmp_path, capfd):
+    """The command of the project's first line: from the archive on a server to a tested model."""
+    publish_cifar(monkeypatch, server, "cifar10")
+    monkeypatch.chdir(tmp_path)
+    words = ["model=vit_b16", "data=cifar10", "trainer=debug", f"data.root={root}", "run_dir=r"]
+    small = ["data.batch_size=2", "data.eval_batch_size=4", "trainer.limit_train_batches=1"]
+    assert main(["train", *words, *small]) == 0, capfd.readouterr().err
+    metrics = json.loads((tmp_path / "r/metrics.json").read_text())
+    assert metrics["params"] == 85_806_346  # ViT-B/16 with ten classes instead of a thousand
+    assert 0.0 <= metrics["test/accuracy"] <= 1.0
 
 
 def unreachable(monkeypatch) -> None:

@@ -110,18 +110,6 @@ def test_another_seed_gives_other_weights(digits_run: Run):
     assert not torch.equal(other["net.head.weight"], mine["net.head.weight"])
 
 
-def test_vit_b16_takes_the_images_of_a_small_data_set_at_its_own_size(tmp_path):
-    """A real ViT-B/16 step at 224 px, on images of 32 px."""
-    words = ["model=vit_b16", "data=fake", "data.batch_size=2", "data.eval_batch_size=2"]
-    limits = ["trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
-    outcome = run(
-        "train.py", *words, "trainer=debug", *limits, "test_after_fit=false", cwd=tmp_path
-    )
-    assert outcome.code == 0, outcome.err
-    (metrics,) = tmp_path.rglob("metrics.json")
-    assert json.loads(metrics.read_text())["params"] == 85_806_346  # ViT-B/16 with ten classes
-
-
 @pytest.mark.slow
 def test_two_processes_train_and_test_every_image_once(tmp_path):
     words = [*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

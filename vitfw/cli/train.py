@@ -68,8 +68,9 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     try:
         if trainer.is_global_zero:
             log.info(
-                f"{data.dataset_name}: {data.train_images:,} training images of {len(data.classes)} "
-                f"classes; model of {count_parameters(classifier.net):,} parameters; "
+                f"{data.dataset_name}: {data.train_images:,} training images of "
+                f"{len(data.classes)} classes; "
+                f"model of {count_parameters(classifier.net):,} parameters; "
                 f"{trainer.strategy.root_device.type}, {trainer.precision}"
             )
             log.info(f"{start.story}, in {directory.path}")
