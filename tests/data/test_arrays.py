@@ -246,9 +246,6 @@ def test_a_damaged_unpacked_file_is_not_read(monkeypatch, server, root):
         read_cifar10(root, True, False)
 
 
-# nothing there
-
-
 def test_python_train_py_model_vit_b16_data_cifar10(monkeypatch, server, root, tmp_path, capfd):
     """The command of the project's first line: from the archive on a server to a tested model."""
     publish_cifar(monkeypatch, server, "cifar10")
@@ -259,6 +256,9 @@ def test_python_train_py_model_vit_b16_data_cifar10(monkeypatch, server, root, t
     metrics = json.loads((tmp_path / "r/metrics.json").read_text())
     assert metrics["params"] == 85_806_346  # ViT-B/16 with ten classes instead of a thousand
     assert 0.0 <= metrics["test/accuracy"] <= 1.0
+
+
+# nothing there
 
 
 def unreachable(monkeypatch) -> None:
