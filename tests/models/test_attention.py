@@ -83,10 +83,12 @@ def test_explicit_path_equals_sdpa_within_bfloat16(monkeypatch):
     assert (outputs[True].double() - exact).abs().max() < tolerance
 
 
-def test_explicit_path_is_taken_for_bfloat16_on_a_cpu_only():
-    assert explicit_is_faster(torch.empty(1, dtype=torch.bfloat16))
-    assert not explicit_is_faster(torch.empty(1, dtype=torch.float32))
-    assert not explicit_is_faster(torch.empty(1, dtype=torch.bfloat16, device="meta"))
+def test_explicit_path_is_taken_for_short_sequences_in_bfloat16_on_a_cpu_only():
+    shape = (1, 1, 197, 8)
+    assert explicit_is_faster(torch.empty(shape, dtype=torch.bfloat16))
+    assert not explicit_is_faster(torch.empty(shape, dtype=torch.float32))
+    assert not explicit_is_faster(torch.empty(shape, dtype=torch.bfloat16, device="meta"))
+    assert not explicit_is_faster(torch.empty((1, 1, 4097, 8), dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("explicit", [False, True], ids=["sdpa", "explicit"])

@@ -252,6 +252,8 @@ def valid_options(draw) -> dict:
     patch_size = draw(st.sampled_from([2, 4, 8] if embed_layer == "conv_stem" else [1, 3, 4, 7]))
     grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     num_heads = draw(st.integers(1, 3))
+    mlp_layer = draw(st.sampled_from(["mlp", "swiglu"]))
+    acts = ["gelu", "silu"] if mlp_layer == "swiglu" else ["gelu", "gelu_tanh", "relu", "silu"]
     class_token = draw(st.booleans())
     pools = ["token", "avg", "seq"] if class_token else ["avg", "seq"]
     return {
@@ -279,8 +281,8 @@ def valid_options(draw) -> dict:
         "global_pool": draw(st.sampled_from(pools)),
         "embed_layer": embed_layer,
         "norm_layer": draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        "act_layer": draw(st.sampled_from(["gelu", "gelu_tanh", "relu", "silu"])),
-        "mlp_layer": draw(st.sampled_from(["mlp", "swiglu"])),
+        "act_layer": draw(st.sampled_from(acts)),
+        "mlp_layer": mlp_layer,
     }
 
 

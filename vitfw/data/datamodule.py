@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class ImageData(L.LightningDataModule):
         """Download what is missing, before `setup`; one process of a machine at a time."""
         if self._prepared or not facts_of(self.dataset_name).download_mb:
             return
-        with held(self.root):
+        with held(self.root) if self.download else nullcontext():
             READERS[self.dataset_name](self.root, True, self.download)
         self._prepared = True
 
