@@ -191,5 +191,4 @@ def report_failure(
 ) -> None:
     """Leave the report of a run that broke: how far it came, and why."""
     trace = "".join(traceback.format_exception(error))
-    log.debug(trace)
     report_run(directory, {}, overrides, data, None, status="failed", error=trace)

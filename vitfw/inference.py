@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vitfw.checkpoint import Passport, load_weights, passport_of
 from vitfw.config import build
+from vitfw.data.image_folder import SUFFIXES
 from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
 from vitfw.errors import ConfigError
 from vitfw.training.precision import best_precision, resolve_accelerator
 
-Image.init()
 AUTOCAST = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
@@ -112,8 +111,7 @@ def find_images(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ConfigError(f"input={source}: there is no such file or folder")
-    suffixes = Image.registered_extensions()
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise ConfigError(f"input={source} holds no images (looked for *.png, *.jpg, *.webp, …)")
     return found
