@@ -40,7 +40,7 @@ format: $(INSTALLED) ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 typecheck: $(INSTALLED) ## static types
-	$(BIN)/pyrefly check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 bench: $(INSTALLED) ## what the Trainer costs over a bare loop, as JSON in benchmarks/results
 	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
