@@ -116,8 +116,11 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
 
 def check_tokens(net: nn.Module) -> None:
     """Raises ConfigError where attention over all tokens could not be afforded by anyone."""
-    embed = getattr(net, "patch_embed", None)
+    embed: Any = getattr(net, "patch_embed", None)
     tokens = getattr(embed, "num_patches", 0)
+    for patch_size in getattr(net, "flexi_patch_sizes", ()):
+        height, width = embed.img_size
+        tokens = max(tokens, (height // patch_size) * (width // patch_size))
     if tokens > MOST_TOKENS:
         raise ConfigError(
             f"the model would cut each image into {tokens:,} patches, and attention compares each "

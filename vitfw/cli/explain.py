@@ -5,37 +5,93 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
+from torch import nn
 
 from vitfw.cli.app import run
 from vitfw.config import build, to_plain
 from vitfw.console import console
 from vitfw.errors import ConfigError
-from vitfw.models.profile import Stage, walk
+from vitfw.models.patch_embed import as_pair
+from vitfw.models.profile import Stage, walk_modules
 from vitfw.models.vit import VisionTransformer
+from vitfw.models.walk import walk
+
+COUNTED = "FLOPs of one image: matrix products and convolutions, multiply and add as two."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(argv or [])
-    if not any(word.startswith("data") for word in words):
+    if not any(word.startswith(("data=", "data.num_classes=")) for word in words):
         words.append("data.num_classes=1000")  # as most published ViTs have
     return run("explain", explain, words)
 
 
 def explain(config: DictConfig, overrides: list[str]) -> None:
-    """Build the model without memory for its weights, walk through it, print the table."""
+    """Build the model without memory for its weights, walk through it, print the table.
+
+    Raises:
+        ConfigError: the model cannot be built, says nothing of the image size, or takes another.
+    """
+    follows_model = OmegaConf.is_interpolation(config.data, "img_size")
+    if follows_model and "img_size" not in config.model:
+        raise ConfigError("the model has no img_size; say how large images are: data.img_size=224")
     cfg: dict[str, Any] = to_plain(config)
-    with torch.device("meta"):
-        net = build(cfg["model"])
+    net = build_without_weights(cfg["model"])
+    img_size = as_pair(cfg["data"]["img_size"])
+    try:
+        if isinstance(net, VisionTransformer):
+            dynamic = net.patch_embed.dynamic_img_size
+            stages = walk(net, cfg["batch_size"], img_size if dynamic else None)
+        else:
+            stages = walk_modules(net, (cfg["data"]["channels"], *img_size), cfg["batch_size"])
+    except (ValueError, RuntimeError, AssertionError) as error:
+        height, width = img_size
+        raise ConfigError(f"the model takes no images of {height}×{width}: {error}") from error
+    console.print(render(stages, notes=notes_on(net)))
+
+
+def build_without_weights(model: dict[str, Any]) -> nn.Module:
+    """The net on the meta device; on the CPU where its constructor reads values of tensors.
+
+    Raises:
+        ConfigError: what is built is no network; its arguments do not fit.
+    """
+    if "pretrained" in model:
+        model = {**model, "pretrained": False}
+    try:
+        with torch.device("meta"):
+            net = build(model)
+    except ConfigError:
+        raise
+    except Exception:  # Hydra's, around whatever the constructor met
+        net = build(model)
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"{model['_target_']} is no network")
+    return net
+
+
+def notes_on(net: nn.Module) -> list[str]:
+    """What the numbers leave open: options that act in training, or on other images."""
     if not isinstance(net, VisionTransformer):
-        raise ConfigError(f"{cfg['model']['_target_']} is no VisionTransformer: no walk is known")
-    console.print(render(walk(net, cfg["batch_size"])))
+        return []
+    notes = []
+    if net.patch_embed.dynamic_img_size:
+        notes.append("Images of any size that patches fill (dynamic_img_size): data.img_size=…")
+    if net.flexi_patch_sizes:
+        sizes = ", ".join(str(size) for size in net.flexi_patch_sizes)
+        notes.append(f"In training each batch draws its patch size from {sizes}.")
+    if net.patch_drop_rate:
+        notes.append(f"In training {net.patch_drop_rate:.0%} of the patches are left out.")
+    if net.tome_r:
+        notes.append("Tokens merge outside of training only (tome_r).")
+    return notes
 
 
-def render(stages: list[Stage], batch_symbol: str = "B") -> Table:
-    """One row a stage, a heading a module, totals below; made for 80 columns.
+def render(stages: list[Stage], batch_symbol: str = "B", notes: Sequence[str] = ()) -> Table:
+    """One row a stage, a heading a module, totals and `notes` below; made for 80 columns.
 
     `batch_symbol` stands for the batch where the walk left its size open.
     """
@@ -46,10 +102,13 @@ def render(stages: list[Stage], batch_symbol: str = "B") -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_footer=True,
-        caption="FLOPs of one image: matrix products and convolutions, multiply and add as two.",
+        caption="\n".join([COUNTED, *notes]),
         caption_justify="left",
     )
-    table.add_column("step", "total", style="bold", max_width=13)
+    names = [group_and_step(stage.name) for stage in stages]
+    words = [len(word) for group, _ in names for word in group.split()]
+    width = max(*words, *(len(step) + 2 for _, step in names))
+    table.add_column("step", "total", style="bold", max_width=width)
     table.add_column("what happens")
     table.add_column("shape after it", style="cyan", overflow="fold")
     table.add_column("parameters", f"{parameters:,}", justify="right", no_wrap=True)
@@ -73,7 +132,7 @@ def render(stages: list[Stage], batch_symbol: str = "B") -> Table:
 
 def group_and_step(name: str) -> tuple[str, str]:
     """`blocks.0.attn.qkv` → `blocks.0`, `attn.qkv`; `blocks.1 … blocks.11` stays whole."""
-    found = re.match(r"blocks\.\d+( … .+)?|\w+", name)
+    found = re.match(r"blocks\.\d+(\.(attns|ffns)\.\d+| … .+)?|\w+", name)
     group = found.group() if found else name
     return group, name[len(group) + 1 :]
 

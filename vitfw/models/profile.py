@@ -1,20 +1,20 @@
-"""What a network costs, and where: a walk through a Vision Transformer, one step at a time.
+"""What any network costs: parameters, FLOPs, and a walk through its modules.
 
-B batch, N tokens, C channels (embed_dim), H heads, D head dim (C / H), G grid side, K classes.
+B batch, C channels, H height, W width. `walk.py` goes step by step through a Vision Transformer.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitfw.models.attention import Attention
-from vitfw.models.block import LayerScale, Mlp, SwiGLU
-from vitfw.models.vit import VisionTransformer
+from vitfw.models.block import LayerScale
+from vitfw.models.token_merging import Tokens
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -52,19 +52,6 @@ def count_flops(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return flops_of(net, torch.empty(1, *image_shape, device="meta", dtype=dtype_of(net)))[1]
 
 
-def walk(net: VisionTransformer, batch_size: int | None = None) -> list[Stage]:
-    """Every step of one batch through `net`, in evaluation mode, on the meta device.
-
-    The first block is spelled out; the others, which are like it, make one stage. Over all
-    stages, parameters add up to `count_parameters`, and FLOPs to `count_flops`.
-    """
-    net = on_meta(net)
-    shape = (batch_size or 1, net.patch_embed.in_chans, *net.patch_embed.img_size)
-    recorder = Recorder(batch_size)
-    recorded_forward(net, torch.empty(shape, device="meta", dtype=dtype_of(net)), recorder)
-    return recorder.stages
-
-
 def on_meta(net: Net) -> Net:
     """A copy of `net` in evaluation mode whose tensors have shapes, but no memory."""
     stand_ins: dict[int, object] = {}
@@ -81,11 +68,43 @@ def dtype_of(net: nn.Module) -> torch.dtype:
     return next(floating, torch.get_default_dtype())
 
 
-def flops_of(function: Callable, x: Tensor):
-    """`function(x)`, and the FLOPs it took."""
-    with FlopCounterMode(display=False) as counter:
-        y = function(x)
+def flops_of(function: Callable, *inputs):
+    """`function(*inputs)`, and the FLOPs it took.
+
+    With gradients: PyTorch's counter trips over views of parameters that were made without.
+    """
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        y = function(*inputs)
     return y, counter.get_total_flops()
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors that a module was given or gave, whatever holds them."""
+    if isinstance(value, Tokens):
+        return [value.x]
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def describe(module: nn.Module, x: Tensor | None = None) -> str:
+    """What `module` does to `x`, in a few words."""
+    match module:
+        case nn.Conv2d(kernel_size=(height, width), stride=(down, across)):
+            stride = f"{down}" if down == across else f"{down}×{across}"
+            return f"conv {height}×{width}, stride {stride}"
+        case nn.MaxPool2d(kernel_size=int(side), stride=int(step)):
+            return f"max-pool {side}×{side}, stride {step}"
+        case nn.Linear():
+            return f"linear {module.in_features} → {module.out_features}"
+        case LayerScale():
+            return "scale each channel"
+        case nn.BatchNorm2d():
+            return "BatchNorm of each channel"
+        case nn.LayerNorm() | nn.RMSNorm() if x is not None:
+            what = {3: " of each token", 4: " of each head"}.get(x.ndim, "")
+            return f"{type(module).__name__}{what}"
+        case nn.Sequential() | nn.ModuleList() if len({type(part) for part in module}) == 1:
+            return f"{len(module)} × {type(module[0]).__name__}"
+    return type(module).__name__
 
 
 class Recorder:
@@ -99,128 +118,114 @@ class Recorder:
         """Run a submodule. An Identity is no step."""
         if isinstance(module, nn.Identity):
             return x
-        return self.step(name, describe(module), module, x, module.parameters())
+        return self.step(name, describe(module, x), module, x, parameters=module.parameters())
 
     def step(
-        self, name: str, operation: str, run: Callable, x: Tensor, parameters: Iterable[Tensor] = ()
+        self, name: str, operation: str, run: Callable, *inputs, parameters: Iterable[Tensor] = ()
     ):
-        y, flops = flops_of(run, x)
-        first, tensors_out = (y[0], len(y)) if isinstance(y, tuple) else (y, 1)
+        """`run(*inputs)`; the first input is the one whose shape is written down."""
+        y, flops = flops_of(run, *inputs)
+        before, after = tensors_in(inputs[0])[0], tensors_in(y)
         self.stages.append(
             Stage(
                 name,
                 operation,
-                shape_in=(self.batch_size, *x.shape[1:]),
-                shape_out=(self.batch_size, *first.shape[1:]),
+                shape_in=(self.batch_size, *before.shape[1:]),
+                shape_out=(self.batch_size, *after[0].shape[1:]),
                 parameters=sum(parameter.numel() for parameter in parameters),
-                flops=flops // x.shape[0],
-                tensors_out=tensors_out,
+                flops=flops // before.shape[0],
+                tensors_out=len(after),
             )
         )
         return y
 
 
-def describe(module: nn.Module) -> str:
-    match module:
-        case nn.Conv2d(kernel_size=(height, width), stride=(down, across)):
-            stride = f"{down}" if down == across else f"{down}×{across}"
-            return f"conv {height}×{width}, stride {stride}"
-        case nn.Linear():
-            return f"linear {module.in_features} → {module.out_features}"
-        case LayerScale():
-            return "scale each channel"
-    return type(module).__name__
+def walk_modules(
+    net: nn.Module, image_shape: tuple[int, int, int], batch_size: int | None = None
+) -> list[Stage]:
+    """The top-level modules of any net, in the order in which they run, on the meta device.
+
+    Where a module is never called as a whole, such as a list of blocks, its parts are taken
+    instead. What lies outside all of them makes a last stage, so that parameters add up to
+    `count_parameters` and FLOPs to `count_flops`.
+    """
+    net = on_meta(net)
+    x = torch.empty(batch_size or 1, *image_shape, device="meta", dtype=dtype_of(net))
+    watched = dict(net.named_children())
+    while True:
+        calls, flops = watch(net, x, watched)
+        idle = [name for name in watched if name not in calls and [*watched[name].children()]]
+        if not idle:
+            break
+        for name in idle:
+            parts = watched.pop(name).named_children()
+            watched |= {f"{name}.{part}": module for part, module in parts}
+
+    def shape(tensors: Sequence[Tensor]) -> tuple[int | None, ...]:
+        first, *rest = tensors[0].shape or (None,)
+        return (batch_size if first == len(x) else first, *rest)
+
+    images = shape([x])
+    stages = [Stage("input", "a batch of images", images, images, 0, 0)]
+    seen: set[int] = set()
+    for name, call in calls.items():
+        module = watched[name]
+        own = {id(p): p.numel() for p in module.parameters() if id(p) not in seen}
+        seen |= own.keys()
+        if not call.after or isinstance(module, nn.Identity | nn.Dropout):
+            continue
+        alike = len({tensor.shape for tensor in call.after}) == 1
+        stages.append(
+            Stage(
+                name,
+                describe(module),
+                shape_in=shape(call.before or call.after),
+                shape_out=shape(call.after),
+                parameters=sum(own.values()),
+                flops=call.flops // len(x),
+                tensors_out=len(call.after) if alike else 1,
+            )
+        )
+    parameters = count_parameters(net) - sum(stage.parameters for stage in stages)
+    flops = flops // len(x) - sum(stage.flops for stage in stages)
+    if parameters or flops:
+        end = stages[-1].shape_out
+        left = [name for name, p in net.named_parameters() if id(p) not in seen]
+        what = ", ".join(left) if 0 < len(left) < 4 else "outside of these"
+        stages.append(Stage("others", what, end, end, parameters, flops))
+    return stages
 
 
-def recorded_forward(net: VisionTransformer, x: Tensor, recorder: Recorder) -> Tensor:
-    """`net(x)` in evaluation mode, step by step: [B, C, H, W] → [B, K]."""
-    x = recorder.step("input", "a batch of images", lambda x: x, x)
-    x = embed_patches(net, x, recorder)  # [B, C, H, W] → [B, G · G, C]
-    x = add_tokens(net, x, recorder)  # [B, G · G, C] → [B, N, C]
-    x = run_block("blocks.0", net.blocks[0], x, recorder)
-    others = net.blocks[1:]
-    if count := len(others):
-        name = "blocks.1" if count == 1 else f"blocks.1 … blocks.{count}"
-        x = recorder.step(name, f"the same, {count} × more", others, x, others.parameters())
-    x = recorder.module("norm", net.norm, x)
-    x = pool(net, x, recorder)  # [B, N, C] → [B, C]
-    x = recorder.module("fc_norm", net.fc_norm, x)
-    return recorder.module("head", net.head, x)  # [B, C] → [B, K]
+@dataclass
+class Call:
+    """What went into a module the first time, what came out the last time, FLOPs of all calls."""
+
+    before: list[Tensor]
+    after: list[Tensor]
+    flops: int = 0
 
 
-def embed_patches(net: VisionTransformer, x: Tensor, recorder: Recorder) -> Tensor:
-    embed = net.patch_embed
-    for i, layer in enumerate(getattr(embed, "stem", ())):
-        x = recorder.module(f"patch_embed.stem.{i}", layer, x)
-    x = recorder.module("patch_embed.proj", embed.proj, x)  # [B, C, G, G]
-    x = recorder.step("patch_embed", "flatten the grid", lambda x: x.flatten(2), x)
-    x = recorder.step("patch_embed", "transpose: row = token", lambda x: x.transpose(1, 2), x)
-    return recorder.module("patch_embed.norm", embed.norm, x)
+def watch(net: nn.Module, x: Tensor, modules: dict[str, nn.Module]) -> tuple[dict[str, Call], int]:
+    """Run `net(x)` and see which of `modules` are called, in that order; and all FLOPs."""
+    calls: dict[str, Call] = {}
+    running: list[int] = []  # FLOPs so far at the start of each running module
+    handles = []
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        for name, module in modules.items():
 
+            def begin(module, args, kwargs, name=name):
+                calls.setdefault(name, Call(tensors_in((args, kwargs)), []))
+                running.append(counter.get_total_flops())
 
-def add_tokens(net: VisionTransformer, x: Tensor, recorder: Recorder) -> Tensor:
-    def prepend(token: Tensor) -> Callable:
-        return lambda x: torch.cat([token.expand(x.shape[0], -1, -1), x], dim=1)
+            def end(module, args, kwargs, y, name=name):
+                calls[name].after = tensors_in(y)
+                start = running.pop()
+                if not running:  # else they are those of the module that called this one
+                    calls[name].flops += counter.get_total_flops() - start
 
-    if (token := net.reg_token) is not None:
-        what = f"prepend {token.shape[1]} registers"
-        x = recorder.step("reg_token", what, prepend(token), x, [token])
-    if (token := net.cls_token) is not None:
-        x = recorder.step("cls_token", "prepend class token", prepend(token), x, [token])
-    if (table := net.pos_embed) is not None:
-        x = recorder.step("pos_embed", "add position table", table.add, x, [table])
-    return x
-
-
-def run_block(name: str, block: Any, x: Tensor, recorder: Recorder) -> Tensor:
-    y = recorder.module(f"{name}.norm1", block.norm1, x)
-    y = attend(f"{name}.attn", block.attn, y, recorder)
-    y = recorder.module(f"{name}.ls1", block.ls1, y)
-    x = recorder.step(name, "add the branch's input", x.add, y)
-    y = recorder.module(f"{name}.norm2", block.norm2, x)
-    y = run_mlp(f"{name}.mlp", block.mlp, y, recorder)
-    y = recorder.module(f"{name}.ls2", block.ls2, y)
-    return recorder.step(name, "add the branch's input", x.add, y)
-
-
-def attend(name: str, attn: Attention, x: Tensor, recorder: Recorder) -> Tensor:
-    heads, dim = attn.num_heads, attn.head_dim
-    x = recorder.module(f"{name}.qkv", attn.qkv, x)  # [B, N, 3C]
-    split = f"split: q k v, {heads} heads"
-    x = recorder.step(name, split, lambda x: x.unflatten(2, (3, heads, dim)), x)  # [B, N, 3, H, D]
-    q, k, v = recorder.step(
-        name, "permute, unbind q k v", lambda x: x.permute(2, 0, 3, 1, 4).unbind(0), x
-    )  # 3 × [B, H, N, D]
-    q = recorder.module(f"{name}.q_norm", attn.q_norm, q)
-    k = recorder.module(f"{name}.k_norm", attn.k_norm, k)
-    scores = f"scores q kᵀ · {attn.scale:.3g}"
-    x = recorder.step(name, scores, lambda q: (q * attn.scale) @ k.mT, q)  # [B, H, N, N]
-    x = recorder.step(name, "softmax over the keys", lambda x: x.softmax(dim=-1), x)
-    x = recorder.step(name, "weights times v", lambda x: x @ v, x)  # [B, H, N, D]
-    x = recorder.step(name, "merge the heads", lambda x: x.transpose(1, 2).flatten(2), x)
-    return recorder.module(f"{name}.proj", attn.proj, x)  # [B, N, C]
-
-
-def run_mlp(name: str, mlp: Mlp | SwiGLU, x: Tensor, recorder: Recorder) -> Tensor:
-    if isinstance(mlp, SwiGLU):
-        gate = recorder.module(f"{name}.fc1_g", mlp.fc1_g, x)  # [B, N, hidden]
-        gate = recorder.module(f"{name}.act", mlp.act, gate)
-        x = recorder.module(f"{name}.fc1_x", mlp.fc1_x, x)
-        x = recorder.step(name, "times the gate", gate.mul, x)
-    else:
-        x = recorder.module(f"{name}.fc1", mlp.fc1, x)  # [B, N, hidden]
-        x = recorder.module(f"{name}.act", mlp.act, x)
-    return recorder.module(f"{name}.fc2", mlp.fc2, x)  # [B, N, C]
-
-
-def pool(net: VisionTransformer, x: Tensor, recorder: Recorder) -> Tensor:
-    if net.global_pool == "token":
-        return recorder.step("pool", "take the class token", net.pool, x)
-    if prefix := net.num_prefix_tokens:
-        drop = f"drop the first {prefix} (prefix)"
-        x = recorder.step("pool", drop, lambda x: x[:, prefix:], x)
-    if net.seq_pool is None:
-        return recorder.step("pool", "mean of the tokens", lambda x: x.mean(dim=1), x)
-    weights = recorder.module("seq_pool.score", net.seq_pool.score, x)  # [B, G · G, 1]
-    weights = recorder.step("seq_pool", "softmax over tokens", lambda w: w.softmax(dim=1), weights)
-    return recorder.step("seq_pool", "weighted mean", lambda x: (weights * x).sum(dim=1), x)
+            handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+            handles.append(module.register_forward_hook(end, with_kwargs=True))
+        net(x)
+    for handle in handles:
+        handle.remove()
+    return calls, counter.get_total_flops()
