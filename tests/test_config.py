@@ -122,7 +122,7 @@ def known_options(group: str) -> list[str]:
 
 
 def test_an_option_like_no_other_is_answered_with_all():
-    assert refused("model=zzz").startswith("model=zzz does not exist; known: vit_b16")
+    assert refused("model=zzz").startswith("model=zzz does not exist; known: cct7_3x1")
 
 
 def test_an_unknown_data_set_in_a_key_is_answered_with_the_nearest():

@@ -5,12 +5,14 @@ The folder is globbed: a new file is tested without anyone adding a test.
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import DictConfig
 from PIL import Image
 
 from vitfw.assemble import build_classifier, build_each, resolve_trainer
@@ -18,6 +20,7 @@ from vitfw.config import build, compose, to_plain
 from vitfw.data.batch_augment import BatchAugment
 from vitfw.data.catalog import CATALOG
 from vitfw.data.datamodule import ImageData
+from vitfw.models.profile import count_parameters
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PUBLISHED_PARAMETERS = {  # timm's and the papers' counts, with 1,000 classes at 224 px
@@ -29,8 +32,9 @@ PUBLISHED_PARAMETERS = {  # timm's and the papers' counts, with 1,000 classes at
     "vit_l32": 306_535_400,
     "vit_h14": 632_045_800,
 }
-FAKE = ["data=fake", "data.num_classes=1000"]
-SMALL = 30_000_000  # parameters that train a step in a moment
+SMALL = 12_000_000  # parameters that train a step in a moment
+SHRUNK = {"depth": 2, "embed_dim": 96, "num_heads": 3}
+NEEDED = {"timm": ["model.name=resnet18"]}  # what an option cannot do without
 
 
 def options(group: str) -> list[str]:
@@ -95,7 +99,8 @@ def test_the_groups_are_those_of_the_documentation():
 
 @pytest.mark.parametrize("group, name", ALL, ids=lambda word: word)
 def test_every_option_of_every_group_composes(configured, group, name):
-    config = configured(f"{group}={name}")
+    whole = group != "model"  # the models are many: each by itself, with the data it asks for
+    config = configured(f"{group}={name}") if whole else to_plain(composed_model(name))
     assert config["model"]["num_classes"] == config["data"]["num_classes"]
 
 
@@ -107,37 +112,67 @@ def test_every_command_has_a_config_that_composes(command):
 # ── models ────────────────────────────────────────────────────────────────────────────────────
 
 
-def build_on_meta(config: dict) -> torch.nn.Module:
+@cache
+def composed_model(name: str) -> DictConfig:
+    data = ["+data.num_classes=10", "+data.channels=3", "+data.native_size=224"]
+    return compose(f"model/{name}", [*data, *NEEDED.get(name, [])])
+
+
+def model_options(name: str) -> dict:
+    return to_plain(composed_model(name))["model"]
+
+
+def follows_the_data(name: str) -> bool:
+    unresolved = to_plain(composed_model(name), resolve=False)
+    return isinstance(unresolved["model"]["img_size"], str)
+
+
+def build_on_meta(options: dict) -> torch.nn.Module:
     with torch.device("meta"):
-        return build(config["model"])
+        return build(options)
 
 
 @pytest.mark.parametrize("name", options("model"))
-def test_every_model_builds_without_memory_and_gives_logits(configured, name):
-    config = configured(f"model={name}", *FAKE)
-    net = build_on_meta(config)
-    size = config["model"]["img_size"]
-    assert net(torch.empty(2, 3, size, size, device="meta")).shape == (2, 1000)
+def test_every_model_builds_without_memory_and_gives_logits(name):
+    model = model_options(name)
+    two_blocks = {} if name in NEEDED else {"depth": 2}  # the others are like them
+    net, size = build_on_meta({**model, **two_blocks}), model["img_size"]
+    assert net(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name, published", PUBLISHED_PARAMETERS.items())
-def test_standard_models_have_the_published_number_of_parameters(configured, name, published):
-    net = build_on_meta(configured(f"model={name}", *FAKE))
-    assert sum(parameter.numel() for parameter in net.parameters()) == published
+def test_standard_models_have_the_published_number_of_parameters(name, published):
+    net = build_on_meta({**model_options(name), "num_classes": 1000})
+    assert count_parameters(net) == published
 
 
-@pytest.mark.parametrize("name", [n for n in options("model") if n not in PUBLISHED_PARAMETERS])
-def test_every_small_model_takes_a_step_that_changes_all_its_weights(configured, name):
-    config = configured(f"model={name}", "data=fashion_mnist")
-    if sum(p.numel() for p in build_on_meta(config).parameters()) > SMALL:
-        pytest.skip("too large for a step on a small machine; built on the meta device above")
-    net = build(config["model"])
-    size = config["model"]["img_size"]
-    before = {key: p.detach().clone() for key, p in net.named_parameters()}
-    optimizer = build(config["optimizer"])(net)
-    F.cross_entropy(net(torch.randn(4, 1, size, size)), torch.arange(4)).backward()
-    optimizer.step()
-    for key, parameter in net.named_parameters():
+@pytest.mark.parametrize("name", options("model"))
+def test_every_model_takes_steps_that_change_all_its_weights(name):
+    """Small models for small images as they are, all others with two narrow blocks."""
+    model = {**model_options(name), "in_chans": 1}
+    as_it_is = {**model, "img_size": 28}
+    narrow = {**model, **SHRUNK, "img_size": 2 * model.get("patch_size", 1)}
+    if follows_the_data(name) and count_parameters(build_on_meta(as_it_is)) <= SMALL:
+        check_steps_change_all_weights(build(as_it_is), as_it_is["img_size"])
+    else:
+        check_steps_change_all_weights(build(narrow), narrow["img_size"])
+
+
+@cache
+def default_optimizer() -> dict:
+    return to_plain(compose("train", []))["optimizer"]
+
+
+def check_steps_change_all_weights(net: torch.nn.Module, size: int) -> None:
+    """Two steps: what lies behind a layer that starts at zero has no gradient in the first."""
+    learned = {key: p for key, p in net.named_parameters() if p.requires_grad}
+    before = {key: p.detach().clone() for key, p in learned.items()}
+    optimizer = build(default_optimizer())(net)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(net(torch.randn(4, 1, size, size)), torch.arange(4)).backward()
+        optimizer.step()
+    for key, parameter in learned.items():
         assert parameter.isfinite().all(), key
         assert not torch.equal(parameter, before[key]), key
 

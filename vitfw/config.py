@@ -28,6 +28,7 @@ ALLOWED_TARGETS = (
     "vitfw.data.",
     "vitfw.training.",
     "vitfw.callbacks.",
+    "vitfw.interop.timm_model.",
     "torch.nn.",
     "torch.optim.",
     "lightning.Trainer",
