@@ -4,12 +4,11 @@ import contextlib
 import copy
 import json
 import pickle
-import re
+from typing import Any
 
 import lightning as L
 import pytest
 import safetensors.torch
-import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,18 +19,16 @@ from vitfw.checkpoint import (
     AtomicCheckpointIO,
     Passport,
     PassportCallback,
-    initialise_from,
     load_file,
     load_weights,
     net_weights,
     passport_of,
-    pretrained_weights,
 )
 from vitfw.errors import ConfigError
 from vitfw.models.vit import VisionTransformer
 from vitfw.training.classifier import Classifier
 
-TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+TINY: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 PASSPORT = Passport(
     config={"model": {"img_size": [8, 8], "qk_scale": None}, "optimizer": {"lr": 1e-3}},
     classes=["cat", "dog", "Übermut"],
@@ -281,101 +278,3 @@ def test_weights_of_another_model_are_refused_by_the_names_of_the_tensors():
 def test_of_many_wrong_tensors_three_are_named():
     with pytest.raises(ConfigError, match=r"12 missing \(blocks\.1\.\S+, \S+, \S+ and 9 more\)"):
         load_weights(make_net(depth=2), make_net().state_dict(), "x.ckpt")
-
-
-# ── init_from ─────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_run_can_start_from_one_of_our_checkpoints(saved):
-    path, trained = saved
-    net = make_net()
-    assert initialise_from(net, str(path)) == []
-    assert_same(trained.state_dict(), net)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_run_can_start_from_a_bare_state_dict(tmp_path, suffix):
-    trained, path = make_net(), tmp_path / f"weights{suffix}"
-    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
-    save(trained.state_dict(), path)
-    net = make_net()
-    assert initialise_from(net, str(path)) == []
-    assert_same(trained.state_dict(), net)
-
-
-def test_a_head_for_other_classes_stays_as_it_was_made_and_the_rest_is_loaded(saved):
-    path, trained = saved
-    net = make_net(num_classes=7)
-    head = net.head.weight.detach().clone()
-    assert initialise_from(net, str(path)) == ["head.weight", "head.bias"]
-    assert torch.equal(net.head.weight, head)
-    expected = {**trained.state_dict(), "head.weight": head, "head.bias": net.head.bias}
-    assert_same(expected, net)
-
-
-def test_a_net_without_head_starts_from_weights_with_one(saved):
-    path, trained = saved
-    net = make_net(num_classes=0)
-    assert initialise_from(net, str(path)) == []
-    assert torch.equal(net.cls_token, trained.cls_token)
-
-
-def test_weights_without_head_start_a_net_with_one(tmp_path):
-    torch.save(make_net(num_classes=0).state_dict(), tmp_path / "features.pth")
-    assert initialise_from(make_net(), str(tmp_path / "features.pth")) == [
-        "head.weight",
-        "head.bias",
-    ]
-
-
-def test_weights_of_another_size_cannot_start_a_run(saved):
-    path, _ = saved
-    with pytest.raises(ConfigError, match=r"is of another model.*cls_token \[1, 1, 16\] instead"):
-        initialise_from(make_net(embed_dim=32), str(path))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_timms_weights_load_into_our_model_of_the_same_size(tmp_path, suffix):
-    theirs = timm.create_model("vit_tiny_patch16_224").eval()
-    path = tmp_path / f"timm{suffix}"
-    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
-    save(theirs.state_dict(), path)
-    ours = VisionTransformer(embed_dim=192, num_heads=3).eval()
-    assert initialise_from(ours, str(path)) == []
-    image = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=1e-4)
-
-
-def test_a_timm_model_is_fetched_by_name(monkeypatch):
-    asked = []
-
-    def create(name, pretrained):
-        asked.append((name, pretrained))
-        return make_net()
-
-    monkeypatch.setattr(timm, "create_model", create)
-    weights = pretrained_weights("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")
-    assert asked == [("vit_tiny_patch16_224.augreg_in21k_ft_in1k", True)]
-    assert set(weights) == set(make_net().state_dict())
-
-
-def test_an_unknown_timm_name_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"'vit_tinny_patch16_224'; did you mean vit_tiny_patch"):
-        pretrained_weights("timm:vit_tinny_patch16_224")
-
-
-def test_without_a_network_the_message_says_how_to_go_on(monkeypatch):
-    def offline(name, pretrained):
-        raise OSError("We couldn't connect to 'https://huggingface.co'\nmore lines")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(ConfigError) as caught:
-        pretrained_weights("timm:vit_tiny_patch16_224")
-    assert re.search(r"could not be fetched \(We couldn't.*init_from=FILE", str(caught.value))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_source_that_is_neither_file_nor_timm_is_refused():
-    with pytest.raises(ConfigError, match="init_from=tim:vit is neither a file nor timm:NAME"):
-        pretrained_weights("tim:vit")

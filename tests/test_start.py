@@ -13,6 +13,7 @@ from vitfw.run_directory import RunDirectory
 from vitfw.start import Start, differences, find_start
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+MODEL = {"_target_": "vitfw.models.vit.VisionTransformer", **TINY}
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,11 @@ def directory(tmp_path) -> RunDirectory:
 
 @pytest.fixture
 def save(config, net):
-    """Write a checkpoint of `net`, trained with `config`."""
+    """Write a checkpoint of `net`, trained with `config`, or with `model` instead of its own."""
 
-    def write(path):
-        passport = Passport(config, ["a", "b", "c"], 3, [8, 8], 1.0, [0.5], [0.5], {})
+    def write(path, model=None):
+        told = config if model is None else {**config, "model": model}
+        passport = Passport(told, ["a", "b", "c"], 3, [8, 8], 1.0, [0.5], [0.5], {})
         weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
         content = {"state_dict": weights, "vitfw": vars(passport)}
         AtomicCheckpointIO().save_checkpoint(content, path)
@@ -174,16 +176,19 @@ def test_a_checkpoint_of_another_net_is_refused_before_anything_is_written(confi
 
 
 def test_only_a_new_run_takes_weights(net, save, tmp_path):
-    path = save(tmp_path / "last.ckpt")
+    path = save(tmp_path / "last.ckpt", model=MODEL)
     other = VisionTransformer(**TINY, num_classes=3)
-    assert Start(checkpoint=path, weights=str(path)).initialise(other) == []
-    assert Start().initialise(other) == []
+    images = {"mean": [0.5], "std": [0.5]}
+    assert Start(checkpoint=path, weights=str(path)).initialise(other, **images) is None
+    assert Start().initialise(other, **images) is None
     assert not torch.equal(other.head.weight, net.head.weight)
-    assert Start(weights=str(path)).initialise(other) == []
+    report = Start(weights=str(path)).initialise(other, **images)
+    assert report is not None and not report.remade
     assert torch.equal(other.head.weight, net.head.weight)
 
 
 def test_a_new_run_says_which_tensors_it_made_anew(save, tmp_path):
-    path = save(tmp_path / "last.ckpt")
+    path = save(tmp_path / "last.ckpt", model=MODEL)
     other = VisionTransformer(**TINY, num_classes=8)
-    assert Start(weights=str(path)).initialise(other) == ["head.weight", "head.bias"]
+    report = Start(weights=str(path)).initialise(other, mean=[0.5], std=[0.5])
+    assert report is not None and list(report.remade) == ["head.weight", "head.bias"]

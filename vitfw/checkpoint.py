@@ -1,5 +1,6 @@
 """Checkpoints: written so that none is ever half there, read so that none can run code."""
 
+import argparse
 import os
 import pickle
 import struct
@@ -92,7 +93,8 @@ def load_file(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file as load_safetensors
 
             return load_safetensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT, MAE and DINO have one
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):  # the opcode that names a class or function
             raise ConfigError(
@@ -161,64 +163,34 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
         ConfigError: names the tensors that are missing, left over, or of another shape.
     """
     own = net.state_dict()
-    missing = sorted(set(own) - set(weights))
-    extra = sorted(set(weights) - set(own))
-    reshaped = [
-        f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    problems = []
-    for what, names in (("missing", missing), ("unknown", extra), ("of another shape", reshaped)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            problems.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
-    if problems:
-        raise ConfigError(f"{source} is of another model: tensors {'; '.join(problems)}")
+    refuse_disagreement(
+        source,
+        missing=sorted(set(own) - set(weights)),
+        unknown=sorted(set(weights) - set(own)),
+        reshaped=[
+            misfit(name, weights[name], own[name])
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+    )
     net.load_state_dict(weights)
 
 
-def pretrained_weights(source: str) -> dict[str, Tensor]:
-    """The weights that `init_from` names: a file, or `timm:NAME`.
-
-    Raises:
-        ConfigError: the file cannot be read, timm has no such model, or it cannot be fetched.
-    """
-    if not source.startswith("timm:"):
-        if ":" in source and not Path(source).exists():
-            raise ConfigError(f"init_from={source} is neither a file nor timm:NAME")
-        return net_weights(load_file(Path(source).expanduser()))
-    import timm
-
-    name = source.removeprefix("timm:")
-    if name.split(".")[0] not in timm.list_models():
-        raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models('vit*'))}")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"the weights of timm:{name} could not be fetched ({first_line}); download them "
-            "elsewhere and give init_from=FILE.safetensors"
-        ) from error
+def misfit(name: str, theirs: Tensor, ours: Tensor) -> str:
+    return f"{name} {list(theirs.shape)} instead of {list(ours.shape)}"
 
 
-def initialise_from(net: nn.Module, source: str) -> list[str]:
-    """Load weights into a net; a head for another number of classes stays as it was made.
+def refuse_disagreement(
+    source: str, missing: list[str], unknown: list[str], reshaped: list[str], hint: str = ""
+) -> None:
+    """Raises ConfigError, which names the tensors, if there is anything in the three lists."""
+    kinds = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+    problems = [f"{len(names)} {what} ({some(names)})" for what, names in kinds.items() if names]
+    if problems:
+        raise ConfigError(f"{source} is of another model: tensors {'; '.join(problems)}{hint}")
 
-    Returns the names of the tensors that were not loaded.
 
-    Raises:
-        ConfigError: the weights cannot be read, or are of another model.
-    """
-    weights, own = pretrained_weights(source), net.state_dict()
-    remade = [
-        name
-        for name in ("head.weight", "head.bias")
-        if name in own and (name not in weights or weights[name].shape != own[name].shape)
-    ]
-    kept = {name: value for name, value in weights.items() if not name.startswith("head.")}
-    heads = {name: weights[name] for name in own if name.startswith("head.") and name in weights}
-    heads.update({name: own[name] for name in remade})
-    load_weights(net, {**kept, **heads}, source)
-    return remade
+def some(names: list[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`"""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -3,10 +3,12 @@
 B batch, C channels, S image side, K classes.
 """
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from vitfw.config import build
 from vitfw.data.image_folder import SUFFIXES
 from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
 from vitfw.errors import ConfigError
+from vitfw.interop.fit import initialise_from
+from vitfw.models.patch_embed import as_pair
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 AUTOCAST = {
@@ -26,15 +30,27 @@ AUTOCAST = {
 }
 
 
-def load_net(checkpoint: Path) -> tuple[nn.Module, Passport]:
+def load_net(
+    checkpoint: Path, changes: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, Passport]:
     """The net of a checkpoint, in evaluation mode, and its passport.
+
+    `changes` are options of the model to have other values than in training, those that are not
+    None: `tome_r`, or `img_size` and `patch_size`, to which the weights are resampled.
 
     Raises:
         ConfigError: the checkpoint cannot be read, is not vitfw's, or does not fit its config.
     """
     passport, weights = passport_of(checkpoint)
-    net: nn.Module = build(passport.config["model"])
-    load_weights(net, weights, str(checkpoint))
+    options = passport.config["model"]
+    changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    net: nn.Module = build({**options, **changed})
+    if {"img_size", "patch_size"} & set(changed):
+        initialise_from(net, str(checkpoint))
+        img_size = list(as_pair(changed.get("img_size", passport.img_size)))
+        passport = dataclasses.replace(passport, img_size=img_size)
+    else:
+        load_weights(net, weights, str(checkpoint))
     return net.eval(), passport
 
 
@@ -50,8 +66,14 @@ class Prediction:
 class Predictor:
     """Image files to classes, prepared as the images that the checkpoint was evaluated on."""
 
-    def __init__(self, checkpoint: Path, accelerator: str = "auto", precision: str = "auto"):
-        net, self.passport = load_net(checkpoint)
+    def __init__(
+        self,
+        checkpoint: Path,
+        accelerator: str = "auto",
+        precision: str = "auto",
+        changes: Mapping[str, Any] | None = None,
+    ):
+        net, self.passport = load_net(checkpoint, changes)
         kind = resolve_accelerator(accelerator)
         self.device = torch.device(kind)
         self.net = net.to(self.device)

@@ -1,14 +1,17 @@
 """How a run starts, in this order: its own last.ckpt, `resume=PATH`, `init_from`, from scratch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from vitfw.checkpoint import initialise_from, load_weights, passport_of
+from vitfw.checkpoint import load_weights, passport_of
 from vitfw.config import flatten
 from vitfw.errors import ConfigError
+from vitfw.interop.fit import initialise_from
+from vitfw.interop.report import LoadReport
 from vitfw.run_directory import RunDirectory
 
 # A change of these makes it another optimisation: going on would be neither the old run nor a new.
@@ -57,11 +60,16 @@ class Start:
             )
         load_weights(net, weights, str(self.checkpoint))
 
-    def initialise(self, net: nn.Module) -> list[str]:
-        """Load the weights of `init_from`; returns the tensors that were left as they were made."""
+    def initialise(
+        self, net: nn.Module, mean: Sequence[float], std: Sequence[float]
+    ) -> LoadReport | None:
+        """Load the weights of `init_from`, if there are any; says what became of each tensor.
+
+        `mean` and `std` are those that the images of this run are normalised with.
+        """
         if self.checkpoint is not None or self.weights is None:
-            return []
-        return initialise_from(net, self.weights)
+            return None
+        return initialise_from(net, self.weights, mean, std)
 
 
 def find_start(directory: RunDirectory, resume: str | None, init_from: str | None) -> Start:

@@ -37,7 +37,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         raise ConfigError("checkpoint is needed: give checkpoint=runs/…/checkpoints/best.ckpt")
     checkpoint = Path(str(config.checkpoint)).expanduser()
     output = output_path(config.output)
-    net, passport = load_net(checkpoint)
+    net, passport = load_net(checkpoint, to_plain(config.model))
     config.model.img_size = passport.img_size
     cfg = to_plain(config)
     if cfg["split"] not in SPLITS:

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a model; -m sweeps",
     "evaluate": "metrics of a checkpoint on a split",
     "predict": "top-k classes of any image file or folder, from a checkpoint alone",
+    "export": "a checkpoint for timm, torchvision, Hugging Face, ONNX and others",
     "explain": "walk one batch through a model: shapes, parameters, FLOPs",
 }
 

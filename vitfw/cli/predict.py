@@ -38,9 +38,8 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1")
     output = output_path(cfg["output"])
     paths = find_images(Path(str(cfg["input"])).expanduser())
-    predictor = Predictor(
-        Path(cfg["checkpoint"]).expanduser(), cfg["accelerator"], str(cfg["precision"])
-    )
+    checkpoint = Path(cfg["checkpoint"]).expanduser()
+    predictor = Predictor(checkpoint, cfg["accelerator"], str(cfg["precision"]), cfg["model"])
     batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
     found = list(predictor.predict(batches, cfg["top_k"]))
     text = as_csv(found) if cfg["format"] == "csv" else as_json(found)

@@ -51,7 +51,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     classifier = build_classifier(cfg, data, trainer_options)
     start.check(cfg, classifier.net)
-    remade = start.initialise(classifier.net)
+    weights = start.initialise(classifier.net, data.mean, data.std)
     if cfg["compile"]:
         classifier.net.compile()
     callbacks = build_each(cfg["callbacks"])
@@ -74,8 +74,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
                 f"{trainer.strategy.root_device.type}, {trainer.precision}"
             )
             log.info(f"{start.story}, in {directory.path}")
-            if remade:
-                log.info(f"made anew, not loaded: {', '.join(remade)}")
+            for line in weights.lines() if weights else ():
+                log.info(line)
             show_hyperparameters(trainer, cfg)
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint)
         return close_run(trainer, classifier, data, callbacks, cfg, overrides, directory)

@@ -1,0 +1,62 @@
+"""`vitfw export`: a checkpoint in the format of another library, compared before it counts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitfw.assemble import prepare_process
+from vitfw.cli.app import BROKE, run, say_error
+from vitfw.config import to_plain
+from vitfw.console import console
+from vitfw.inference import load_net
+from vitfw.interop.export import (
+    DoesNotAgree,
+    Written,
+    check_output,
+    default_output,
+    format_called,
+    write_verified,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run("export", export, argv or [])
+
+
+def export(config: DictConfig, overrides: list[str]) -> None:
+    """Rebuild the net from the checkpoint, write it, and say how it is loaded."""
+    prepare_process()
+    cfg = to_plain(config)
+    checkpoint, name = Path(str(cfg["checkpoint"])).expanduser(), str(cfg["format"])
+    format_called(name)
+    output = cfg["output"]
+    path = default_output(checkpoint, name) if output is None else Path(str(output)).expanduser()
+    net, passport = load_net(checkpoint)
+    check_output(path, name, cfg["overwrite"])
+    try:
+        written = write_verified(net, passport, name, path, cfg["normalise"])
+    except DoesNotAgree as error:
+        say_error(str(error))
+        raise SystemExit(BROKE) from error
+    show(written)
+
+
+def show(written: Written) -> None:
+    agrees = f"{written.difference:.1e} of the largest logit, at most"
+    lines = [
+        f"wrote       {written.path}",
+        f"size        {scaled(written.bytes)}",
+        f"difference  {agrees}",
+        *(f"  {line}" for line in ["", *written.usage.splitlines()]),
+    ]
+    for line in lines:
+        console.print(line.rstrip(), markup=False, soft_wrap=True)
+
+
+def scaled(size: int) -> str:
+    """1_234_567 → `1.2 MB`"""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,75 @@
+"""Weights by name, from the cache or fetched: timm:NAME, torchvision:NAME, huggingface:NAME."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitfw.errors import ConfigError, nearest
+from vitfw.interop.folder import WEIGHTS
+
+
+def of_timm(name: str) -> nn.Module:
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models())
+        raise ConfigError(f"timm has no model {architecture!r}{hint}")
+    return fetched(
+        f"timm:{name}",
+        lambda: timm.create_model(name, pretrained=True),
+        "init_from=FILE.safetensors",
+    )
+
+
+def of_torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    known = [n for n in models.list_models() if n.startswith("vit_")]
+    if name not in known:
+        hint = nearest(name, known) or f"; it has: {', '.join(known)}"
+        raise ConfigError(f"torchvision has no ViT {name!r}{hint}")
+    return fetched(
+        f"torchvision:{name}",
+        lambda: models.get_model(name, weights="DEFAULT"),
+        "init_from=FILE.pth",
+    )
+
+
+def of_huggingface(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ConfigError("huggingface:NAME needs: pip install huggingface_hub") from error
+    wanted = ["config.json", "preprocessor_config.json", *WEIGHTS]
+    folder = fetched(
+        f"huggingface:{name}",
+        lambda: snapshot_download(name, allow_patterns=wanted),
+        f"init_from=FOLDER with config.json and {WEIGHTS[0]}",
+    )
+    return Path(folder)
+
+
+def fetched(what: str, fetch: Callable[[], Any], hint: str) -> Any:
+    """What `fetch` returns.
+
+    Raises:
+        ConfigError: it raised anything; the message ends in where to put the weights by hand.
+    """
+    try:
+        return fetch()
+    except Exception as error:  # of the hub, of its client, of the library's own files
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the weights of {what} could not be fetched ({first_line}); download them elsewhere "
+            f"and give {hint}"
+        ) from error
+
+
+FETCHERS: dict[str, Callable[[str], nn.Module | Path]] = {
+    "timm": of_timm,
+    "torchvision": of_torchvision,
+    "huggingface": of_huggingface,
+}

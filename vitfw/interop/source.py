@@ -1,0 +1,239 @@
+"""Where weights come from: a file, a folder, a hub's name, or a model object.
+
+Whatever the source, what comes out is a `Weights`: tensors under our names, what became of all
+others, and as much as the source tells of the model they belong to.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer as TorchvisionVisionTransformer
+
+from vitfw.checkpoint import KEY, load_file, passport_of
+from vitfw.errors import ConfigError, nearest
+from vitfw.interop import eva, folder, huggingface, npz, original
+from vitfw.interop import timm as timm_vit
+from vitfw.interop import torchvision as torchvision_vit
+from vitfw.interop.hub import FETCHERS
+from vitfw.interop.translation import Translated
+from vitfw.models.vit import VisionTransformer
+
+# Told apart by their names; the last takes everything that is named as we name it.
+FORMATS: dict[str, ModuleType] = {
+    "torchvision": torchvision_vit,
+    "Hugging Face": huggingface,
+    "timm's Eva": eva,
+    "names as in timm, DeiT, DINO": original,
+    "timm": timm_vit,
+}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ViTs
+OURS = f"{VisionTransformer.__module__}.{VisionTransformer.__name__}"
+# What trainers and compilers put before every name of a model.
+OUTER = ("module.", "_orig_mod.", "model.", "net.")
+
+
+@dataclass
+class Weights:
+    """Somebody's weights under our names.
+
+    `options` are those of the VisionTransformer that they belong to, as far as the source tells;
+    `mean` and `std` those of the images they were trained with. `raw` has the tensors under the
+    names they came with, for a net that is no VisionTransformer.
+    """
+
+    source: str
+    format: str
+    state: dict[str, Tensor]
+    ignored: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    raw: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_source(source: str | nn.Module) -> Weights:
+    """The weights that `init_from` names.
+
+    Raises:
+        ConfigError: there is no such file or name, it cannot be read or fetched, or it holds no
+            weights.
+    """
+    if isinstance(source, nn.Module):
+        return of_model(source, type(source).__name__)
+    hub, found, name = source.partition(":")
+    if found and hub in FETCHERS:
+        return of_hub(hub, name)
+    path = Path(source).expanduser()
+    if found and not path.exists():
+        raise ConfigError(
+            f"init_from={source} is neither a file nor one of "
+            f"{', '.join(f'{hub}:NAME' for hub in FETCHERS)}{nearest(hub, FETCHERS)}"
+        )
+    if path.is_dir():
+        return of_folder(path)
+    if path.suffix == ".npz":
+        return of_npz(path)
+    return of_file(path)
+
+
+def weights(source: str, name: str, translated: Translated, raw: Mapping[str, Tensor], **more):
+    return Weights(
+        source,
+        name,
+        translated.state,
+        translated.ignored,
+        translated.unknown,
+        raw=dict(raw),
+        **more,
+    )
+
+
+def of_file(path: Path) -> Weights:
+    """A checkpoint or state dict in any wrapping; one of ours brings its options along."""
+    content = load_file(path)
+    if KEY in content:
+        return of_checkpoint(path)
+    told = folder.metadata_of(path) if path.suffix == ".safetensors" else {}
+    if is_ours(told.get("model")):
+        state, options = dict(content), complete(told["model"])
+        mean, std = folder.pair_of(told, "mean", "std")
+        return Weights(str(path), "vitfw", state, options=options, mean=mean, std=std, raw=state)
+    try:
+        state = {str(name): tensor for name, tensor in original.unwrap(content).items()}
+        name, translated = translate(state)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return weights(str(path), name, translated, bare(state))
+
+
+def of_checkpoint(path: Path) -> Weights:
+    """One of our own, of our VisionTransformer or of another net."""
+    passport, state = passport_of(path)
+    images = {"mean": tuple(passport.mean), "std": tuple(passport.std)}
+    if is_ours(model := passport.config.get("model", {})):
+        options = complete(model)
+        return Weights(str(path), "vitfw", state, options=options, raw=dict(state), **images)
+    _, translated = translate(state)
+    return weights(str(path), "vitfw", translated, state, **images)
+
+
+def of_npz(path: Path) -> Weights:
+    """Google's archive, whose query kernels tell the number of heads."""
+    translated = npz.to_vitfw(state := npz.read_npz(path))
+    try:
+        options = npz.options_of(state)
+    except ConfigError:  # no ViT, so that no net of ours will take it
+        options = {}
+    return weights(str(path), "Google npz", translated, state, options=options)
+
+
+def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without what is before all of its names."""
+    outer = next((o for o in OUTER if state and all(name.startswith(o) for name in state)), None)
+    if outer is None:
+        return state
+    return bare({name.removeprefix(outer): tensor for name, tensor in state.items()})
+
+
+def is_ours(model: Any) -> bool:
+    """Whether a config's `model` is our VisionTransformer."""
+    return isinstance(model, Mapping) and model.get("_target_") == OURS
+
+
+def complete(options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of our VisionTransformer: those left out have its defaults."""
+    parameters = inspect.signature(VisionTransformer).parameters
+    return {name: options.get(name, p.default) for name, p in parameters.items()}
+
+
+def translate(state: Mapping[str, Tensor]) -> tuple[str, Translated]:
+    """The format that the names are of, and the tensors under ours."""
+    for name, module in FORMATS.items():
+        if module.recognises(state):
+            return name, module.to_vitfw(state)
+    return "unknown", Translated(dict(state))
+
+
+def of_folder(path: Path) -> Weights:
+    """A folder with `config.json` and weights, as Hugging Face's libraries write it."""
+    found = folder.read_folder(path)
+    loaded = of_file(found.weights)
+    loaded.source = str(path)
+    loaded.mean, loaded.std = found.mean, found.std
+    if "model_type" in found.config:
+        loaded.options = complete(folder.huggingface_options(found))
+    elif (model := folder.timm_model(found)) is not None and (name := peer_of(model)):
+        loaded.options = complete(FORMATS[name].options_of(model))
+    return loaded
+
+
+def of_model(model: nn.Module, source: str) -> Weights:
+    """The weights and options of a model object: ours, timm's, torchvision's, Hugging Face's.
+
+    Another model keeps its own names.
+
+    Raises:
+        ConfigError: it is a Vision Transformer with a part that ours has not.
+    """
+    state = model.state_dict()
+    mean, std = folder.pair_of(getattr(model, "pretrained_cfg", None), "mean", "std")
+    if isinstance(model, VisionTransformer):
+        return Weights(source, "vitfw", state, options=model.options, raw=state)
+    name = peer_of(model)
+    if name is None:
+        return Weights(source, type(model).__name__, dict(state), mean=mean, std=std, raw=state)
+    options = complete(FORMATS[name].options_of(model))
+    translated = FORMATS[name].to_vitfw(state)
+    return weights(source, name, translated, state, options=options, mean=mean, std=std)
+
+
+def peer_of(model: nn.Module) -> str | None:
+    """The format of a model object, None where vitfw has no map for it."""
+    if isinstance(model, TimmVisionTransformer):
+        return "timm"
+    if isinstance(model, Eva):
+        return "timm's Eva"
+    if isinstance(model, TorchvisionVisionTransformer):
+        return "torchvision"
+    if type(model).__module__.startswith("transformers."):
+        return "Hugging Face"
+    return None
+
+
+def to_vitfw(model: nn.Module) -> VisionTransformer:
+    """Our VisionTransformer that computes what `model`, somebody else's, computes.
+
+    Takes timm's VisionTransformer and Eva, torchvision's VisionTransformer, and Hugging Face's
+    ViT, DeiT and DINOv2 models.
+
+    Raises:
+        ConfigError: it has a part that ours has not; the message says which.
+    """
+    if isinstance(model, VisionTransformer):
+        return model
+    if peer_of(model) is None:
+        raise ConfigError(f"{type(model).__name__} is no Vision Transformer that vitfw knows")
+    found = of_model(model, type(model).__name__)
+    net = VisionTransformer(**found.options)
+    net.load_state_dict(found.state)
+    return net.to(next(iter(found.state.values())).dtype).train(model.training)
+
+
+def of_hub(hub: str, name: str) -> Weights:
+    found, source = FETCHERS[hub](name), f"{hub}:{name}"
+    if isinstance(found, nn.Module):
+        loaded = of_model(found, source)
+    else:
+        loaded = of_folder(found)
+        loaded.source = source
+    if hub == "torchvision":
+        loaded.mean, loaded.std = IMAGENET
+    return loaded
