@@ -7,24 +7,20 @@ float32 and bfloat16, on the CPU or the GPU. `vitfw/models/attention.py` chooses
 which is printed and stored as JSON.
 """
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from record import store
 from rich.table import Table
 from torch import Tensor
 
 from vitfw.console import console
-from vitfw.environment import device_name, git_commit, versions
 from vitfw.memory import keep_freed_memory
 
-RESULTS = Path(__file__).parent / "results"
 SHAPES = [(64, 4, 17, 32), (128, 4, 49, 32), (128, 3, 65, 64), (8, 12, 197, 64), (2, 12, 577, 64)]
 TURNS = 7
 
@@ -77,16 +73,12 @@ def main() -> int:
                 cells = [f"{value:.2f}" for value in (*times.values(), ratio)]
                 table.add_row(", ".join(map(str, shape)), kind, passes, *cells)
     console.print(table)
-    RESULTS.mkdir(exist_ok=True)
-    result = {
-        "what": "milliseconds of one attention call, median of seven; B, H, N, D",
-        "device": device_name(device),
-        "date": date.today().isoformat(),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    (RESULTS / f"attention_{device.type}.json").write_text(json.dumps(result, indent=2) + "\n")
+    store(
+        "attention",
+        "milliseconds of one attention call, median of seven; B, H, N, D",
+        rows,
+        device,
+    )
     return 0
 
 
