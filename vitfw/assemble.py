@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import torch
-from torch import nn
 
 from vitfw.checkpoint import Passport
 from vitfw.config import build
@@ -15,11 +14,11 @@ from vitfw.data.datamodule import ImageData
 from vitfw.environment import versions
 from vitfw.errors import ConfigError
 from vitfw.memory import keep_freed_memory
+from vitfw.token_limit import check_tokens
 from vitfw.training.classifier import Classifier
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 Config = dict[str, Any]
-MOST_TOKENS = 8192
 
 
 def prepare_process() -> None:
@@ -112,21 +111,6 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"optimizer or scheduler: {error}") from error
     return classifier
-
-
-def check_tokens(net: nn.Module) -> None:
-    """Raises ConfigError where attention over all tokens could not be afforded by anyone."""
-    embed: Any = getattr(net, "patch_embed", None)
-    tokens = getattr(embed, "num_patches", 0)
-    for patch_size in getattr(net, "flexi_patch_sizes", ()):
-        height, width = embed.img_size
-        tokens = max(tokens, (height // patch_size) * (width // patch_size))
-    if tokens > MOST_TOKENS:
-        raise ConfigError(
-            f"the model would cut each image into {tokens:,} patches, and attention compares each "
-            f"with each; at most {MOST_TOKENS:,} are taken: set model.patch_size=16, say, choose a "
-            "model for large images (model=vit_s16), or set a smaller model.img_size"
-        )
 
 
 def optimizer_steps_per_epoch(data: ImageData, trainer_options: Config) -> int:

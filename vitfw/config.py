@@ -32,10 +32,14 @@ ALLOWED_TARGETS = (
     "torch.nn.",
     "torch.optim.",
     "lightning.Trainer",
-    "lightning.pytorch.",
+    "lightning.pytorch.trainer.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.plugins.",
+    "lightning.pytorch.profilers.",
+    "lightning.pytorch.strategies.",
     "timm.models.",
     "timm.optim.",
-    "timm.create_model",
 )
 TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
 TARGETS_VARIABLE = "VITFW_TARGETS"
@@ -299,3 +303,7 @@ def check_target(target: str) -> None:
     home = f"{getattr(found, '__module__', '')}."
     if not home.startswith(allowed) or not callable(found):
         raise ConfigError(f"_target_ {target!r} is not allowed: it comes from {home[:-1]}")
+    # Other libraries' functions read files and fetch weights; their classes only build objects.
+    if not isinstance(found, type) and not home.startswith(("vitfw.", *own)):
+        hint = "; model=timm model.name=… builds timm's models" if home.startswith("timm.") else ""
+        raise ConfigError(f"_target_ {target!r} is not allowed: it is a function, no class{hint}")

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from vitfw.checkpoint import Passport, load_weights, passport_of
 from vitfw.config import build
+from vitfw.console import log
 from vitfw.data.image_folder import SUFFIXES
 from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import initialise_from
 from vitfw.models.patch_embed import as_pair
+from vitfw.token_limit import check_tokens
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 AUTOCAST = {
@@ -28,6 +30,9 @@ AUTOCAST = {
     "32-true": None,
     "32": None,
 }
+
+
+OURS = "vitfw.models.vit.VisionTransformer"
 
 
 def load_net(
@@ -42,11 +47,18 @@ def load_net(
         ConfigError: the checkpoint cannot be read, is not vitfw's, or does not fit its config.
     """
     passport, weights = passport_of(checkpoint)
-    options = passport.config["model"]
+    options = dict(passport.config["model"])
+    if "pretrained" in options:
+        options["pretrained"] = False  # the weights are in the checkpoint
     changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    if changed and options.get("_target_") != OURS:
+        asked = " ".join(f"model.{name}={value}" for name, value in changed.items())
+        raise ConfigError(f"only vitfw's VisionTransformer takes {asked}; leave it out")
     net: nn.Module = build({**options, **changed})
+    check_tokens(net)
     if {"img_size", "patch_size"} & set(changed):
-        initialise_from(net, str(checkpoint))
+        for line in initialise_from(net, str(checkpoint)).lines():
+            log.info(line)
         img_size = list(as_pair(changed.get("img_size", passport.img_size)))
         passport = dataclasses.replace(passport, img_size=img_size)
     else:

@@ -34,7 +34,7 @@ WRONG_TRAIN_REQUESTS = [
     (["trainer.limit_train_batches=half"], "is a number of batches, or a share"),
     (["trainer.max_epochs=null"], "trainer.max_epochs=None must be at least 1, or null with"),
     (["data=fake", "data.native_size=224"], "cut each image into 12,544 patches"),
-    (["model.mlp_layer=swiglu", "model.act_layer=relu"], "mlp_layer=swiglu has a SiLU gate"),
+    (["model.mlp_layer=swiglu", "model.act_layer=relu"], "mlp_layer swiglu has a SiLU gate"),
     (["--lr", "0.1"], "there is no flag --lr"),
     (["hello"], "'hello' is not an override"),
 ]

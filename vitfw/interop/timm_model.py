@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from vitfw.errors import ConfigError, nearest
+from vitfw.interop.folder import NO_ARGUMENTS
 from vitfw.models.patch_embed import Size, as_pair, grid_of
 
 
@@ -30,6 +31,12 @@ def create(
     """
     import timm
 
+    for option in more:
+        if option in NO_ARGUMENTS:
+            raise ConfigError(
+                f"model.{option} is no option of an architecture; weights of your own are loaded "
+                "by init_from=FILE, timm's by model.pretrained=true"
+            )
     if not timm.is_model(name):
         hint = nearest(name.partition(".")[0], timm.list_models())
         hint = hint or "; timm.list_models() gives all names"
