@@ -21,7 +21,14 @@ from torch import Tensor
 from vitfw.console import console
 from vitfw.memory import keep_freed_memory
 
-SHAPES = [(64, 4, 17, 32), (128, 4, 49, 32), (128, 3, 65, 64), (8, 12, 197, 64), (2, 12, 577, 64)]
+SHAPES = [
+    (64, 4, 17, 32),
+    (128, 4, 49, 32),
+    (128, 3, 65, 64),
+    (8, 12, 197, 64),
+    (2, 12, 577, 64),
+    (2, 6, 1024, 64),
+]
 TURNS = 7
 
 

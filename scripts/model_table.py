@@ -25,9 +25,10 @@ HEAD = """# The model family
 Written by `python scripts/model_table.py` from `configs/model/*.yaml`; a test compares the two.
 `model=NAME` trains one of them, and every option can be changed:
 `model=deit3_b16 model.patch_size=14`, `model=dinov2_b14 model.img_size=224`,
-`model=siglip_b16 model.img_size=384`. `docs/models.md` explains the options. A model that is not
-here is a new file of four lines: sizes and variants are fragments, such as `_b.yaml` and
-`_deit3.yaml`.
+`model=siglip_b16 model.img_size=384`. `docs/models.md` explains the options. The plain ViT is
+here with every size and patch, the variants in the combinations that were published. Another is a
+new file of two lines, as sizes and variants are fragments: `defaults: [_base, _g, _deit3, _self_]`
+and `patch_size: 14` make a DeiT III of size g.
 
 Parameters are the learned ones, with the head. GFLOPs are those of one image's forward pass, a
 multiplication and an addition counted as two; papers that count them as one give half as much.

@@ -94,7 +94,7 @@ def option_sets(draw) -> dict:
         options["dist_token"] = draw(st.booleans())
     options["pos_embed"] = one_of("learn", "sincos2d", "none")
     options["norm_layer"] = one_of("layernorm", "rmsnorm")
-    options["fc_norm"] = one_of(None, True, False)
+    options["fc_norm"] = one_of(None, True, False) if options["final_norm"] else None
     options["init_values"] = one_of(None, 0.1)
     sizes = {"reg_tokens": (0, 1, 3), "num_classes": (0, 5), "depth": (1, 2, 3), "in_chans": (1, 3)}
     return options | {name: one_of(*values) for name, values in sizes.items()}

@@ -145,9 +145,14 @@ def test_training_draws_every_patch_size_as_torch_is_seeded(embed_layer):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"flexi_patch_sizes": [4, 5]}, r"flexi_patch_sizes \[4, 5\]: .*patch_size 5"),
-        ({"flexi_patch_sizes": [0]}, r"flexi_patch_sizes \[0\]: .*patch_size 0"),
-        ({"flexi_patch_sizes": [32]}, r"flexi_patch_sizes \[32\]: .*patch_size 32"),
+        (
+            {"flexi_patch_sizes": [4, 5]},
+            "flexi_patch_sizes 5 does not divide img_size 16.*2, 4, 8, 16",
+        ),
+        ({"flexi_patch_sizes": [0]}, "flexi_patch_sizes 0 does not divide"),
+        ({"flexi_patch_sizes": [32]}, "flexi_patch_sizes 32 does not divide"),
+        ({"flexi_patch_sizes": 8}, r"flexi_patch_sizes 8 must be a list of patch sizes: \[8, 16"),
+        ({"flexi_patch_sizes": [8], "dynamic_img_size": True}, "leave dynamic_img_size=true out"),
         ({"flexi_patch_sizes": [4], "embed_layer": "linear"}, "flexi_patch_sizes .*not linear"),
         ({"flexi_patch_sizes": [4], "patch_stride": 2}, "flexi_patch_sizes .*patch_stride"),
     ],
@@ -376,6 +381,10 @@ def valid_options(draw) -> dict:
     options["dist_token"] = options["global_pool"] == "token" and draw(st.booleans())
     merges = options["block_layer"] == "serial" and options["rope"] == "none"
     options["tome_r"] = draw(st.sampled_from([0, 1, 5])) if merges else 0
+    if not options["final_norm"]:
+        options["fc_norm"] = None
+    if options["flexi_patch_sizes"]:
+        options["dynamic_img_size"] = False
     return options
 
 
@@ -412,7 +421,7 @@ def test_any_valid_options_train_and_survive_a_state_dict_round_trip(options, di
 @given(valid_options(), st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_any_valid_options_resample_to_another_grid(options, grid):
     """Loaded into a model of that grid it is the same function as the dynamic model's own."""
-    options["dynamic_img_size"] = True
+    options |= {"dynamic_img_size": True, "flexi_patch_sizes": None}
     net = VisionTransformer(**options).eval()
     old, embed = net.patch_embed.grid_size, net.patch_embed
     sizes = zip(embed.patch_size, grid, embed.stride, strict=True)
@@ -526,6 +535,13 @@ MISTAKES = [
     ("drop_path_subset", PARALLEL | {"drop_path_subset": True}),
     ("drop_path_subset", SERIAL | {"block_layer": "pair", "tome_r": 0, "drop_path_subset": True}),
     ("swiglu_align_to", SERIAL | {"swiglu_align_to": 8}),
+    ("qk_scale", {"qk_scale": 0.0}),
+    ("init_values", {"init_values": -1.0}),
+    ("init_values", {"init_values": "small"}),
+    ("fc_norm", {"final_norm": False, "fc_norm": True}),
+    ("embed_dim", {"embed_dim": 8.5}),
+    ("img_size", {"img_size": (16, 16, 16)}),
+    ("patch_size", PATCH | {"patch_size": (4, 4, 4)}),
     ("swiglu_align_to", SERIAL | {"mlp_layer": "swiglu", "swiglu_align_to": -8}),
     ("mlp_layer", SERIAL | {"mlp_layer": "swiglu", "act_layer": "relu"}),
     ("mlp_layer", SERIAL | {"mlp_layer": "swiglu_packed", "act_layer": "quick_gelu"}),

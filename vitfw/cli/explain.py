@@ -85,6 +85,14 @@ def notes_on(net: nn.Module) -> list[str]:
         notes.append(f"In training each batch draws its patch size from {sizes}.")
     if net.patch_drop_rate:
         notes.append(f"In training {net.patch_drop_rate:.0%} of the patches are left out.")
+    if net.options["drop_path_rate"]:
+        how = "does not compute" if net.options["drop_path_subset"] else "drops"
+        rate = net.options["drop_path_rate"]
+        notes.append(f"In training a block {how} up to {rate:.0%} of the samples' branches.")
+    if net.rope is not None and net.rope.augments:
+        notes.append("In training the places that rope turns by are moved at random.")
+    if net.grad_checkpointing:
+        notes.append("In training each block is computed twice, to save memory.")
     if net.tome_r:
         notes.append("Tokens merge outside of training only (tome_r).")
     return notes

@@ -21,8 +21,8 @@ def explicit_is_faster(q: Tensor) -> bool:
     """Whether softmax(q kᵀ) v written out beats PyTorch's fused kernel for this `q`.
 
     On a CPU in bfloat16 it does, with or without gradients (measured by
-    `benchmarks/attention.py`); everywhere else the fused kernel is taken, which is faster on a
-    GPU. So it is for long sequences, where the [N, N] matrix would take too much memory.
+    `benchmarks/attention.py`). Everywhere else the fused kernel is taken, and for long sequences,
+    where the [N, N] matrix would take too much memory.
     """
     short = q.shape[-2] <= LONGEST_WRITTEN_OUT
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and short
@@ -52,6 +52,11 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ValueError(
             f"num_heads {num_heads} does not divide embed_dim {dim}; heads that do: {fitting}"
         )
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[B, N, C] → [B, H, N, D]"""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -118,7 +123,7 @@ class Attention(nn.Module):
             parts = qkv.chunk(3, dim=-1)  # 3 × [B, N, C]
         else:
             parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -181,8 +186,10 @@ def fuse_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         stem, part, kind = found.groups("")
         rows = [state[key] for p in "qkv" if (key := f"{stem}{p}_proj.{kind}") in state]
-        if len(rows) < 3:
-            fused[f"{stem}{part}_bias"] = tensor  # the key has no bias
+        if len(rows) < 3 and kind == "bias":
+            fused[f"{stem}{part}_bias"] = tensor  # the key has none
+        elif len(rows) < 3:
+            fused[name] = tensor  # not a whole attention
         elif part == "q":
             fused[f"{stem}qkv.{kind}"] = torch.cat(rows)
     return fused

@@ -1,5 +1,6 @@
 """From the options of a VisionTransformer to its blocks; and whether the options fit each other."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -27,7 +28,6 @@ from vitfw.models.patch_embed import (
     PatchEmbed,
     TokenEmbed,
     as_pair,
-    grid_of,
 )
 from vitfw.models.rotary import TEMPERATURES, RotaryEmbedding
 
@@ -80,12 +80,24 @@ def check_options(options: Mapping[str, Any]) -> None:
     o = SimpleNamespace(**options)
     for option, choices in CHOICES.items():
         check_choice(option, options[option], choices)
-    check_sizes(1, embed_dim=o.embed_dim, depth=o.depth, in_chans=o.in_chans)
+    check_sizes(1, embed_dim=o.embed_dim, depth=o.depth, num_heads=o.num_heads, in_chans=o.in_chans)
     check_sizes(0, num_classes=o.num_classes, reg_tokens=o.reg_tokens, tome_r=o.tome_r)
     check_rates(**{name: options[name] for name in RATES})
     gated = o.mlp_layer != "mlp"
     serial = o.block_layer == "serial"
     check_together(
+        init_values=(
+            o.init_values is not None and not is_above_0(o.init_values),
+            f"{o.init_values} must be above 0, such as 1e-4; null leaves LayerScale out",
+        ),
+        qk_scale=(
+            o.qk_scale is not None and not is_above_0(o.qk_scale),
+            f"{o.qk_scale} must be above 0; null takes head_dim ** -0.5",
+        ),
+        fc_norm=(
+            o.fc_norm is not None and not o.final_norm,
+            f"{o.fc_norm} says where the final norm is, and final_norm=false leaves it out",
+        ),
         norm_eps=(not o.norm_eps > 0, f"{o.norm_eps} must be above 0; usual: 1e-6"),
         mlp_ratio=(
             not 1 <= o.embed_dim * o.mlp_ratio < float("inf"),
@@ -126,6 +138,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_flexi(o)
 
 
+def is_above_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > 0
+
+
 def check_rope(options: Mapping[str, Any]) -> None:
     usual = {"rope_grid_offset": 0.0, "rope_indexing": "ij"}
     for option in OF_ROPE:
@@ -138,21 +154,32 @@ def check_rope(options: Mapping[str, Any]) -> None:
 
 def check_flexi(o: SimpleNamespace) -> None:
     sizes = o.flexi_patch_sizes
-    if not sizes:
+    if sizes is None:
         return
+    if isinstance(sizes, (int, str)) or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f"flexi_patch_sizes {sizes} must be a list of patch sizes: [8, 16, 32]")
     if o.embed_layer not in ("conv", "conv_rearrange"):
         raise ValueError(
             f"flexi_patch_sizes resizes the kernel of embed_layer=conv, not {o.embed_layer}"
         )
-    if as_pair(o.patch_stride or o.patch_size) != as_pair(o.patch_size):
+    if o.patch_stride is not None and as_pair(o.patch_stride) != as_pair(o.patch_size):
         raise ValueError(
             f"flexi_patch_sizes do not overlap as patch_stride={o.patch_stride} asks; leave one out"
         )
+    if o.dynamic_img_size:
+        raise ValueError(
+            "flexi_patch_sizes are for images of one size, whose grid they change; leave "
+            "dynamic_img_size=true out"
+        )
+    height, width = as_pair(o.img_size, "img_size")
     for size in sizes:
-        try:
-            grid_of(as_pair(o.img_size), (size, size))
-        except ValueError as error:
-            raise ValueError(f"flexi_patch_sizes {list(sizes)}: {error}") from error
+        if size < 1 or height % size or width % size:
+            side = math.gcd(height, width)
+            fitting = ", ".join(str(p) for p in range(2, side + 1) if side % p == 0)
+            raise ValueError(
+                f"flexi_patch_sizes {size} does not divide img_size {o.img_size}; sizes that do: "
+                f"{fitting}"
+            )
 
 
 def make_blocks(options: Mapping[str, Any]) -> nn.Sequential:
@@ -174,8 +201,10 @@ def make_blocks(options: Mapping[str, Any]) -> nn.Sequential:
     if o.block_layer == "parallel":
         make = partial(make, **attention, act_layer=act)
     else:
-        mlp: dict[str, Any] = {"act_layer": act, "drop": o.proj_drop_rate, "bias": o.proj_bias}
+        mlp: dict[str, Any] = {"drop": o.proj_drop_rate, "bias": o.proj_bias}
         mlp["norm_layer"] = norm if o.scale_mlp_norm else None
+        if o.mlp_layer == "mlp":
+            mlp["act_layer"] = act
         if o.mlp_layer == "swiglu":
             mlp["align_to"] = o.swiglu_align_to
         attention |= {"k_bias": o.k_bias, "fused_qkv": o.fused_qkv, "scale_norm": o.scale_attn_norm}
@@ -200,6 +229,6 @@ def make_rope(options: Mapping[str, Any], num_prefix: int) -> RotaryEmbedding | 
         return None
     more = {argument: options[option] for option, argument in OF_ROPE.items()}
     if more["ref_grid"] is not None:
-        more["ref_grid"] = as_pair(more["ref_grid"])
+        more["ref_grid"] = as_pair(more["ref_grid"], "rope_ref_grid")
     head_dim = o.embed_dim // o.num_heads
     return RotaryEmbedding(o.rope, head_dim, o.num_heads, o.depth, num_prefix=num_prefix, **more)

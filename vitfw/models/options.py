@@ -1,13 +1,11 @@
 """What the string options of a model mean, and the checks that name the option."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T")
 Layer = Callable[..., nn.Module]  # a module class, or a partial of one
 
 
@@ -28,12 +26,6 @@ ACT_LAYERS: dict[str, Layer] = {
 NORM_LAYERS: dict[str, Layer] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
-def choose(option: str, name: str, choices: Mapping[str, T]) -> T:
-    """The entry of `choices` called `name`; a ValueError that lists them if there is none."""
-    check_choice(option, name, choices)
-    return choices[name]
-
-
 def check_choice(option: str, name: str, choices: Iterable[str]) -> None:
     if name not in choices:
         raise ValueError(f"{option} {name!r} is not one of: {', '.join(choices)}")
@@ -41,8 +33,8 @@ def check_choice(option: str, name: str, choices: Iterable[str]) -> None:
 
 def check_sizes(least: int, **sizes: int) -> None:
     for option, size in sizes.items():
-        if size < least:
-            raise ValueError(f"{option} {size} must be at least {least}")
+        if not isinstance(size, int) or size < least:
+            raise ValueError(f"{option} {size} must be a whole number of at least {least}")
 
 
 def check_rates(**rates: float) -> None:

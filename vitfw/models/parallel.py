@@ -6,7 +6,13 @@ B batch, N tokens, C channels (embed_dim), H heads, D head dim (C / H).
 import torch
 from torch import Tensor, nn
 
-from vitfw.models.attention import Attention, attend, attention_weights, check_heads
+from vitfw.models.attention import (
+    Attention,
+    attend,
+    attention_weights,
+    check_heads,
+    split_heads,
+)
 from vitfw.models.block import DropPath, Mlp, layer_scale
 from vitfw.models.options import Layer
 from vitfw.models.rotary import Rotation, rotate
@@ -61,7 +67,7 @@ class ParallelBlock(nn.Module):
         hidden, *parts = self.in_proj(self.in_norm(x)).split(self.in_split, dim=-1)
         if self.mlp_bias is not None:
             hidden = hidden + self.mlp_bias
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)

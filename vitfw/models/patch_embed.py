@@ -4,6 +4,8 @@ B batch, N tokens, C channels, P patch size, S stride (P unless patches overlap)
 ((H - P) / S + 1, W likewise), D embed_dim.
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,11 +15,16 @@ from vitfw.models.resample import resize_patch_kernel
 Size = int | tuple[int, int] | list[int]
 
 
-def as_pair(size: Size) -> tuple[int, int]:
-    """`224` → `(224, 224)`; a pair (height, width) stays one."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
+def as_pair(size: Size, option: str = "size") -> tuple[int, int]:
+    """`224` → `(224, 224)`; a pair (height, width) stays one.
+
+    Raises:
+        ValueError: it is neither; names the `option`.
+    """
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2:
+        raise ValueError(f"{option} {size} must be a whole number, or height and width: [224, 196]")
+    height, width = sides
     return int(height), int(width)
 
 
@@ -90,9 +97,11 @@ class TokenEmbed(nn.Module):
         dynamic_img_size: bool = False,
     ):
         super().__init__()
-        self.img_size = as_pair(img_size)
-        self.patch_size = as_pair(patch_size)
-        self.stride = self.patch_size if patch_stride is None else as_pair(patch_stride)
+        self.img_size = as_pair(img_size, "img_size")
+        self.patch_size = as_pair(patch_size, "patch_size")
+        self.stride = self.patch_size
+        if patch_stride is not None:
+            self.stride = as_pair(patch_stride, "patch_stride")
         self.grid_size = grid_of(self.img_size, self.patch_size, self.stride)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.in_chans = in_chans

@@ -6,7 +6,7 @@ B batch, N tokens, C channels (embed_dim), H heads, D head dim (C / H).
 import torch
 from torch import Tensor, nn
 
-from vitfw.models.attention import attend, check_heads
+from vitfw.models.attention import attend, check_heads, split_heads
 from vitfw.models.block import Mlp
 from vitfw.models.options import Layer
 
@@ -56,7 +56,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query = self.q(self.latent.expand(x.shape[0], -1, -1))  # [B, 1, C]
         parts = [query, *self.kv(x).chunk(2, dim=-1)]
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         x = attend(q, k, v, self.scale)  # [B, H, 1, D]
         x = self.proj(x.transpose(1, 2).flatten(2))  # [B, H, 1, D] → [B, 1, C]
         x = x + self.mlp(self.norm(x))

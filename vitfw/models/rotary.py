@@ -58,7 +58,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return (x * cos + turned * sin).to(x.dtype)
 
 
-def check_options(kind: str, head_dim: int, indexing: str, augmentation: dict) -> None:
+def check_rotary(kind: str, head_dim: int, indexing: str, augmentation: dict) -> None:
     if kind not in TEMPERATURES:
         raise ValueError(f"unknown rope {kind!r}; there are: none, {', '.join(TEMPERATURES)}")
     if head_dim < 4 or head_dim % 4:
@@ -121,7 +121,7 @@ class RotaryEmbedding(nn.Module):
             "jitter_coords": jitter_coords,
             "rescale_coords": rescale_coords,
         }
-        check_options(kind, head_dim, indexing, augmentation)
+        check_rotary(kind, head_dim, indexing, augmentation)
         if temperature is not None and temperature <= 0:
             raise ValueError(f"rope_temperature must be above 0, not {temperature}")
         if ref_grid is not None and kind != "axial":

@@ -101,9 +101,7 @@ class Tokens:
         """Log sizes [B, 1, 1, N], by which a token counts as often as it was merged."""
         if self.x.shape[1] == self.source.shape[1]:
             return None
-        return (
-            self.sizes.log().to(self.x.dtype).transpose(1, 2)[:, None]
-        )  # [B, N, 1] → [B, 1, 1, N]
+        return self.sizes.log().to(dtype).transpose(1, 2)[:, None]  # [B, N, 1] → [B, 1, 1, N]
 
     def replaced(self, x: Tensor) -> "Tokens":
         """The same merging state around other values `x` [B, N, C]."""

@@ -25,13 +25,14 @@ from vitfw.models.token_merging import Tokens, merged_block
 class VisionTransformer(nn.Module):
     """A plain Vision Transformer: [B, in_chans, H, W] → logits [B, K].
 
-    Patch embedding, class token, position embeddings, `depth` blocks, pooling, linear head.
-    Arguments and state-dict keys are timm's, so published weights load without a map.
-    `docs/models.md` explains every option; those whose name says too little:
+    Patch embedding, class token, position embeddings, `depth` blocks, pooling, linear head. What
+    timm's VisionTransformer has, too, has its names here, arguments and state-dict keys;
+    `vitfw.interop` maps the rest. `docs/models.md` explains every option; those whose name says
+    too little:
 
     - `num_classes=0` leaves the head out and gives the pooled features [B, C].
     - `dist_token` adds DeiT's distillation token and its head. The logits are the mean of both
-      heads; a teacher's loss sets `distilled_training` and gets the two while training.
+      heads; set `distilled_training` to get the two, for a teacher's loss, while training.
     - `no_embed_class` leaves prefix tokens without a position embedding; `rope` turns queries and
       keys by their place, beside `pos_embed` or instead of it.
     - `pre_norm` normalises the tokens before the first block (and takes the bias from the patch
@@ -114,7 +115,7 @@ class VisionTransformer(nn.Module):
         tome_r: int = 0,
         grad_checkpointing: bool = False,
     ):
-        given = locals()
+        given = locals()  # the arguments: nothing else is bound yet
         super().__init__()
         self.options = {k: v for k, v in given.items() if k not in ("self", "__class__")}
         check_options(self.options)
@@ -126,6 +127,7 @@ class VisionTransformer(nn.Module):
         self.num_prefix_tokens = int(class_token) + int(dist_token) + reg_tokens
         self.no_embed_class = no_embed_class
         self.flexi_patch_sizes = tuple(flexi_patch_sizes or ())
+        self.drawn_patch_size: int | None = None
         self.tome_r = tome_r
         self.grad_checkpointing = grad_checkpointing
         self.distilled_training = False
@@ -213,11 +215,17 @@ class VisionTransformer(nn.Module):
         prefix = torch.arange(self.num_prefix_tokens, device=x.device).expand(batch, -1)
         return torch.cat([prefix, order + self.num_prefix_tokens], dim=1)
 
+    def patch_size_of_batch(self) -> int | None:
+        """In training with `flexi_patch_sizes`: what was set as `drawn_patch_size`, or a draw."""
+        if not (self.training and self.flexi_patch_sizes):
+            return None
+        if self.drawn_patch_size is not None:
+            return self.drawn_patch_size
+        return self.flexi_patch_sizes[int(torch.randint(len(self.flexi_patch_sizes), ()))]
+
     def embed(self, x: Tensor) -> tuple[Tensor, list[Rotation | None]]:
         """Images to the tokens of the first block, [B, N, C], and the rotation of each block."""
-        patch_size = None
-        if self.training and self.flexi_patch_sizes:
-            patch_size = self.flexi_patch_sizes[int(torch.randint(len(self.flexi_patch_sizes), ()))]
+        patch_size = self.patch_size_of_batch()
         grid = self.patch_embed.grid(x, patch_size)
         x = self.patch_embed(x, patch_size) if patch_size else self.patch_embed(x)
         x = self.add_tokens(x, grid)
@@ -248,7 +256,7 @@ class VisionTransformer(nn.Module):
     def attention_maps(self, x: Tensor) -> list[Tensor]:
         """The attention weights of every block, [B, H, N, N] each; rows sum to 1.
 
-        2H where `block_layer` is pair.
+        2H where `block_layer` is pair. No tokens are merged, whatever `tome_r` is.
         """
         maps = []
         x, rotations = self.embed(x)
