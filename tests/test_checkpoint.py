@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import pickle
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -21,7 +22,6 @@ from vitfw.checkpoint import (
     PassportCallback,
     load_file,
     load_weights,
-    net_weights,
     passport_of,
 )
 from vitfw.errors import ConfigError
@@ -249,14 +249,54 @@ def test_another_format_is_refused(saved):
         passport_of(path)
 
 
+@pytest.mark.parametrize(
+    ("passport", "said"),
+    [
+        (3, "says it is vitfw's, but not what is in it"),
+        ({"format": 1}, r"other fields than vitfw's: channels, classes, config and 5 more"),
+        ({**asdict(PASSPORT), "surplus": 1}, r"other fields than vitfw's: surplus"),
+        ({**asdict(PASSPORT), 5: 1}, r"other fields than vitfw's: 5"),
+        ({**asdict(PASSPORT), "mean": 3}, "makes no sense: mean=3"),
+        ({**asdict(PASSPORT), "std": [0.1, 0.0, 1.0]}, r"makes no sense: std=\[0.1, 0.0, 1.0\]"),
+        ({**asdict(PASSPORT), "mean": [0.1, float("nan")]}, r"no sense: mean=\[0.1, nan\]"),
+        ({**asdict(PASSPORT), "classes": "ab", "channels": 0}, "classes='ab', channels=0"),
+        ({**asdict(PASSPORT), "img_size": [8]}, r"no sense: img_size=\[8\]"),
+        ({**asdict(PASSPORT), "crop_share": "1"}, "no sense: crop_share='1'"),
+        ({**asdict(PASSPORT), "config": {}}, r"no sense: config=\{\}"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_a_passport_that_makes_no_sense_is_refused_by_its_fields(saved, passport, said):
+    path, _ = saved
+    content = load_file(path) | {checkpoint_module.KEY: passport}
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=said) as caught:
+        passport_of(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_passport_without_tensors_is_refused(saved):
+    path, _ = saved
+    torch.save(load_file(path) | {"state_dict": 3}, path)
+    with pytest.raises(ConfigError, match="but not what is in it"):
+        passport_of(path)
+
+
+def test_a_tensor_called_as_our_passport_is_none(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({checkpoint_module.KEY: torch.ones(1)}, path)
+    with pytest.raises(ConfigError, match="was not written by vitfw"):
+        passport_of(path)
+
+
+@pytest.mark.parametrize("name", ["best.onnx", "best.pt2"])
+def test_a_graph_is_said_to_be_one(name, tmp_path):
+    (tmp_path / name).write_bytes(b"whatever")
+    with pytest.raises(ConfigError, match="is a graph.*give the checkpoint.*format=safetensors"):
+        load_file(tmp_path / name)
+
+
 # ── fitting weights to a net ──────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("wrapping", [None, "state_dict", "model", "module"])
-def test_a_state_dict_is_found_in_any_common_wrapping(wrapping):
-    state = make_net().state_dict()
-    wrapped = state if wrapping is None else {wrapping: state, "epoch": 3, "args": {}}
-    assert list(net_weights(wrapped)) == list(state)
 
 
 def test_weights_of_another_model_are_refused_by_the_names_of_the_tensors():

@@ -109,11 +109,14 @@ def test_a_key_like_no_other_says_where_all_are_listed():
         ("scheduler=cosin", "cosine"),
     ],
 )
-def test_an_unknown_option_is_answered_with_the_nearest_and_all(typed, meant):
+def test_an_unknown_option_is_answered_with_the_nearest_and_a_short_list_of_all(typed, meant):
     message = refused(typed)
     assert message.startswith(f"{typed} does not exist; did you mean ")
     assert meant in message.split("?")[0]
-    assert f"known: {', '.join(sorted(known_options(typed.split('=')[0])))}" in message
+    known = sorted(known_options(typed.split("=")[0]))
+    assert ("known:" in message) == (len(known) <= 12)
+    if len(known) <= 12:
+        assert f"known: {', '.join(known)}" in message
 
 
 def known_options(group: str) -> list[str]:

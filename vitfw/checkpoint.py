@@ -1,11 +1,13 @@
 """Checkpoints: written so that none is ever half there, read so that none can run code."""
 
 import argparse
+import dataclasses
+import math
 import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from vitfw.errors import ConfigError, nearest
 
 KEY = "vitfw"
 FORMAT = 1
+GRAPHS = (".onnx", ".pt2")
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,18 @@ def load_file(path: Path) -> dict[str, Any]:
     Reads what `torch.save` wrote, and safetensors.
 
     Raises:
-        ConfigError: there is no such file, it is cut off, or it holds more than plain data.
+        ConfigError: there is no such file, it is cut off, it holds more than plain data, or it is
+            a graph.
     """
     if not path.is_file():
         found = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = nearest(path.name, found) or (f"; there: {', '.join(found)}" if found else "")
         raise ConfigError(f"there is no checkpoint {path}{hint}")
+    if path.suffix in GRAPHS:
+        raise ConfigError(
+            f"{path} is a graph, which weights cannot be read back from; give the checkpoint that "
+            "it was exported from, or an export with format=safetensors"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file as load_safetensors
@@ -128,32 +137,67 @@ def passport_of(path: Path) -> tuple[Passport, dict[str, Tensor]]:
     """The passport of one of our checkpoints, and the state dict of its net.
 
     Raises:
-        ConfigError: it cannot be read, or vitfw did not write it.
+        ConfigError: it cannot be read, vitfw did not write it, or its fields make no sense.
     """
-    content = load_file(path)
-    if KEY not in content or "state_dict" not in content:
+    return read_passport(load_file(path), path)
+
+
+def read_passport(content: Mapping[str, Any], path: Path) -> tuple[Passport, dict[str, Tensor]]:
+    """The same of what `path` holds."""
+    if not is_ours(content):
         raise ConfigError(
             f"{path} was not written by vitfw: it has no config inside. Weights alone can start "
             f"a run: vitfw train init_from={path} model=…"
         )
-    fields = dict(content[KEY])
+    fields, state = content[KEY], content.get("state_dict")
+    if not isinstance(fields, Mapping) or not isinstance(state, Mapping):
+        raise ConfigError(f"{path} says it is vitfw's, but not what is in it")
     if fields.get("format") != FORMAT:
         raise ConfigError(
             f"{path} has checkpoint format {fields.get('format')}; this version reads {FORMAT}"
         )
-    return Passport(**fields), net_weights(content)
+    expected = {field.name for field in dataclasses.fields(Passport)}
+    if wrong := sorted(map(str, expected ^ set(fields))):
+        raise ConfigError(f"{path} has a passport with other fields than vitfw's: {some(wrong)}")
+    if nonsense := [name for name, makes_sense in SENSE.items() if not makes_sense(fields[name])]:
+        said = ", ".join(f"{name}={fields[name]!r:.60}" for name in nonsense)
+        raise ConfigError(f"{path} has a passport that makes no sense: {said}")
+    net = {
+        name.removeprefix("net."): value
+        for name, value in state.items()
+        if isinstance(name, str) and name.startswith("net.") and isinstance(value, Tensor)
+    }
+    return Passport(**fields), net
 
 
-def net_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The net's tensors out of a checkpoint of ours, or of any common wrapping of a state dict."""
-    state = content
-    for wrapping in ("state_dict", "model", "module"):
-        if isinstance(state.get(wrapping), Mapping):
-            state = state[wrapping]
-            break
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    inside = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
-    return inside or tensors
+def is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether vitfw wrote it; a tensor may have any name, also that of our passport."""
+    return KEY in content and not isinstance(content[KEY], Tensor)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    return is_number(value) and isinstance(value, int) and value > 0
+
+
+def all_are(kind: Callable[[Any], bool], values: Any) -> bool:
+    return isinstance(values, list) and len(values) > 0 and all(map(kind, values))
+
+
+# What the passport's fields must be like, so that nothing that uses one has to ask again.
+SENSE: dict[str, Callable[[Any], bool]] = {
+    "config": lambda value: isinstance(value, dict) and isinstance(value.get("model"), dict),
+    "classes": lambda value: all_are(lambda name: isinstance(name, str), value),
+    "channels": is_count,
+    "img_size": lambda value: all_are(is_count, value) and len(value) == 2,
+    "crop_share": lambda value: is_number(value) and 0 < value <= 1,
+    "mean": lambda value: all_are(is_number, value),
+    "std": lambda value: all_are(lambda x: is_number(x) and x > 0, value),
+    "versions": lambda value: isinstance(value, dict),
+}
 
 
 def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -178,6 +222,14 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
 
 def misfit(name: str, theirs: Tensor, ours: Tensor) -> str:
     return f"{name} {list(theirs.shape)} instead of {list(ours.shape)}"
+
+
+def refuse_integers(source: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError for integers where the net has real numbers."""
+    for name, tensor in given.items():
+        if name in own and own[name].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ConfigError(f"{source}: {name} is of type {kind}, and weights are real numbers")
 
 
 def refuse_disagreement(

@@ -43,6 +43,7 @@ ALLOWED_TARGETS = (
 )
 TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
 TARGETS_VARIABLE = "VITFW_TARGETS"
+MOST_LISTED = 12  # options of a group beside the nearest ones
 
 
 def config_folder() -> Path:
@@ -128,8 +129,10 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
     if isinstance(error, MissingConfigException) and error.options:
         options = [option for option in error.options if not option.startswith("_")]
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        hint = nearest(name, options) or ";"
-        return f"{group}={name} does not exist{hint} known: {', '.join(options)}"
+        hint = nearest(name, options)
+        if not hint or len(options) <= MOST_LISTED:
+            hint = f"{hint or ';'} known: {', '.join(options)}"
+        return f"{group}={name} does not exist{hint}"
     unknown = re.search(r"Could not (?:override|append|delete) .*?'([^'\s]+)'", str(error))
     if unknown:
         key = unknown[1].split("@")[0]

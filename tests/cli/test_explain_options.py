@@ -6,7 +6,7 @@ import torch
 
 from vitfw.cli.explain import main
 
-TIMM = ["~model", "+model._target_=timm.create_model", "+model.num_classes=10"]
+TIMM = ["model=timm"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_an_image_that_patches_do_not_fill_is_refused_in_one_line(explained):
     "name", ["resnet18", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
 )
 def test_a_model_of_timm_shows_its_modules_and_its_parameters(explained, name):
-    page = explained(*TIMM, f"+model.model_name={name}", "data.img_size=224")
+    page = explained(*TIMM, f"model.name={name}", "model.img_size=224", "data.num_classes=10")
     with torch.device("meta"):
         net = timm.create_model(name, num_classes=10)
     assert f"{sum(p.numel() for p in net.parameters()):,}" in page
@@ -67,10 +67,10 @@ def test_a_model_of_timm_shows_its_modules_and_its_parameters(explained, name):
 
 def test_explaining_downloads_no_weights(explained, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    words = [*TIMM, "+model.model_name=resnet18", "+model.pretrained=true", "data.img_size=64"]
+    words = [*TIMM, "model.name=resnet18", "model.pretrained=true", "model.img_size=64"]
     assert "[B,512,2,2]" in explained(*words)
 
 
 def test_a_model_that_does_not_know_its_image_size_is_asked_for_it(explained):
-    error = explained(*TIMM, "+model.model_name=resnet18", code=2)
+    error = explained("~model", "+model._target_=torch.nn.Flatten", code=2)
     assert "data.img_size=224" in error

@@ -114,6 +114,30 @@ def test_output_makes_its_folders_and_overwrite_replaces(vitfw, tmp_path):
     assert "head.weight" in load_file(target)
 
 
+def test_the_place_is_looked_at_before_the_checkpoint_is_read(vitfw, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "load_net", lambda checkpoint: pytest.fail("was read"))
+    (tmp_path / "best.npz").touch()
+    code, _, errors = vitfw("format=npz")
+    assert (code, len(errors)) == (2, 1) and "is there already" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("best.ckpt/x.npz", "best.ckpt is no folder"), (f"{'x' * 300}.npz", "File name too long")],
+)
+def test_a_place_where_no_file_can_be_is_refused(output, said, vitfw, tmp_path):
+    code, _, errors = vitfw("format=npz", f"output={tmp_path}/{output}")
+    assert (code, len(errors)) == (2, 1)
+    assert "cannot be written: " in errors[0] and said in errors[0]
+
+
+def test_folders_are_not_made_for_an_export_that_is_refused(vitfw, tmp_path):
+    words = ["format=npz", f"output={tmp_path}/new/er/x.npz"]
+    assert vitfw(*words, "checkpoint=nowhere.ckpt")[0] == 2
+    assert vitfw(*words, "normalise=true")[0] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
+
+
 def test_a_folder_with_other_files_is_never_replaced(vitfw, checkpoint):
     code, _, errors = vitfw("format=timm", f"output={checkpoint.parent}", "overwrite=true")
     assert code == 2

@@ -1,9 +1,10 @@
 """Exported nets, loaded as the message says, against the net they were exported from."""
 
+import copy
 import json
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vitfw.checkpoint import KEY, Passport
 from vitfw.config import build
 from vitfw.errors import ConfigError
 from vitfw.inference import Predictor
-from vitfw.interop import export, export_graph, npz
+from vitfw.interop import export, export_graph, npz, staging
 from vitfw.interop.export import FORMATS, DoesNotAgree, Written, write_verified
 from vitfw.interop.fit import initialise_from
 from vitfw.models.vit import VisionTransformer
@@ -239,10 +240,10 @@ def test_npz_is_read_by_our_own_reader_and_by_timms(options, tmp_path):
     assert_same_logits(net, other)
 
 
-def test_a_timm_cnn_is_exported_for_timm_and_as_state_dict(tmp_path):
-    model = {"_target_": "timm.create_model", "model_name": "test_resnet", "num_classes": 5}
-    passport = Passport(
-        config={"model": {**model, "in_chans": 1}},
+def timm_passport(name: str, **options) -> Passport:
+    model = {"_target_": "vitfw.interop.timm_model.create", "name": name, "num_classes": 5}
+    return Passport(
+        config={"model": {**model, "in_chans": 1, **options}},
         classes=CLASSES,
         channels=1,
         img_size=[32, 32],
@@ -251,6 +252,10 @@ def test_a_timm_cnn_is_exported_for_timm_and_as_state_dict(tmp_path):
         std=[0.5],
         versions={},
     )
+
+
+def test_a_timm_cnn_is_exported_for_timm_and_as_state_dict(tmp_path):
+    passport = timm_passport("test_resnet")
     net = net_of(passport)
     assert_same_logits(net, loaded(write_verified(net, passport, "timm", tmp_path / "net")))
     path = tmp_path / "net.safetensors"
@@ -258,8 +263,17 @@ def test_a_timm_cnn_is_exported_for_timm_and_as_state_dict(tmp_path):
     other.load_state_dict(loaded(write_verified(net, passport, "safetensors", path)))
     assert_same_logits(net, other)
     for name in ("torchvision", "huggingface", "npz"):
-        with pytest.raises(ConfigError, match="no place for a ResNet.*safetensors, timm, onnx"):
+        with pytest.raises(
+            ConfigError, match="no place for timm's ResNet.*safetensors, timm, onnx"
+        ):
             write_verified(net, passport, name, tmp_path / "x")
+
+
+def test_timms_vit_is_told_from_ours(tmp_path):
+    net = net_of(passport := timm_passport("test_vit", img_size=32))
+    said = "no place for timm's VisionTransformer, only for vitfw's VisionTransformer"
+    with pytest.raises(ConfigError, match=said):
+        write_verified(net, passport, "huggingface", tmp_path / "x")
 
 
 # ── graphs ────────────────────────────────────────────────────────────────────────────────────
@@ -437,6 +451,60 @@ def test_an_export_that_disagrees_is_removed(tmp_path, monkeypatch):
     assert kept.read_text() == "older"
 
 
+def test_a_net_that_tells_no_image_from_another_cannot_be_compared(tmp_path):
+    net = net_of(passport := passport_of())
+    net.patch_embed.proj.weight.data.fill_(1e-30)
+    with pytest.raises(DoesNotAgree, match="all images the same logits, also with another head"):
+        write_verified(net, passport, "safetensors", tmp_path / "net.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+ZERO_HEADS = [
+    ("safetensors", {}, ["head"]),
+    ("timm", {"dist_token": True}, ["head", "head_dist"]),
+    ("timm", {"rope": "dinov3"}, ["head"]),
+    ("torchvision", {}, ["head"]),
+    ("huggingface", DINOV2, ["head"]),
+    ("npz", {}, ["head"]),
+    ("torch_export", {}, ["head"]),
+]
+
+
+def net_with_zeros(passport: Passport, heads: list[str]) -> nn.Module:
+    net = net_of(passport)
+    for head in heads:
+        net.get_submodule(head).weight.data.zero_()
+    return net
+
+
+@pytest.mark.parametrize(("name", "options", "heads"), ZERO_HEADS, ids=str)
+def test_behind_a_head_of_zeros_the_rest_is_compared_too(
+    name, options, heads, tmp_path, monkeypatch
+):
+    passport = passport_of(**options)
+    net, path = net_with_zeros(passport, heads), tmp_path / f"net{FORMATS[name].suffix}"
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    written = write_verified(net, passport, name, path)
+    if name != "torch_export":
+        images = torch.randn(2, 3, 16, 16)
+        assert torch.equal(net(images)[0], net(images)[1])  # nothing to compare, as it is
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    if name == "safetensors":
+        assert not loaded(written)["head.weight"].any()
+    chosen = FORMATS[name]
+
+    def wrong(net, passport, path):
+        other = copy.deepcopy(net)
+        other.blocks[0].mlp.fc1.weight.data[0] += 1e-1
+        chosen.write(other, passport, path)
+
+    monkeypatch.setitem(FORMATS, name, replace(chosen, write=wrong))
+    left = sorted(tmp_path.iterdir())
+    with pytest.raises(DoesNotAgree, match="was not kept: its logits differ"):
+        write_verified(net, passport, name, tmp_path / f"net2{FORMATS[name].suffix}")
+    assert sorted(tmp_path.iterdir()) == left
+
+
 def test_logits_that_are_no_numbers_are_no_agreement(tmp_path):
     passport = passport_of()
     net = net_of(passport)
@@ -447,12 +515,80 @@ def test_logits_that_are_no_numbers_are_no_agreement(tmp_path):
 
 def test_a_missing_package_is_named_with_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda package: None)
-    with pytest.raises(ConfigError, match="needs transformers: pip install transformers"):
+    with pytest.raises(ConfigError, match="needs transformers: pip install 'vitfw.huggingface.'"):
         exported(tmp_path, "huggingface")
     with pytest.raises(
         ConfigError, match=r"needs onnx, onnxscript, .*pip install 'vitfw\[export\]"
     ):
         exported(tmp_path, "onnx")
+
+
+def refuse_to_move(monkeypatch, name: str):
+    """The disk takes no file called `name`, but in its old place."""
+    honest = Path.rename
+
+    def rename(path, target):
+        if Path(target).name == name and path.parent.name == "new":
+            raise OSError(28, "No space left on device")
+        return honest(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_a_folder_that_cannot_be_replaced_is_there_again(tmp_path, monkeypatch):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/config.json").write_text("older")
+    refuse_to_move(monkeypatch, "net")
+    with pytest.raises(ConfigError, match="net cannot be written: No space left on device"):
+        exported(tmp_path, "timm")
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
+        "net",
+        "net/config.json",
+    ]
+    assert (tmp_path / "net/config.json").read_text() == "older"
+
+
+def write_parts(path: Path, *parts: str):
+    with staging.staged(path) as partial:
+        for part in parts:
+            partial.with_name(partial.name + part).write_text("new")
+
+
+@pytest.mark.parametrize("old", [("",), ("", ".data"), (".data",), ()], ids=str)
+@pytest.mark.parametrize("new", [("",), ("", ".data")], ids=str)
+def test_a_graph_and_the_weights_beside_it_are_replaced_together(old, new, tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    for part in old:
+        (tmp_path / f"net.onnx{part}").write_text("old")
+    before = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    if old:
+        with pytest.raises(ConfigError, match=rf"net\.onnx{old[0]} is there already; overwrite"):
+            staging.check_place(path, is_folder=False, overwrite=False)
+    staging.check_place(path, is_folder=False, overwrite=True)
+    if set(new) | set(old) != {""}:  # more than one file is moved
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match="No space left"):
+            refuse_to_move(patch, "net.onnx")
+            write_parts(path, *new)
+        assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
+    write_parts(path, *new)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        f"net.onnx{part}": "new" for part in new
+    }
+
+
+@pytest.mark.parametrize("place", ["mkdtemp", "write"])
+def test_a_disk_that_takes_no_files_is_told_in_one_line(place, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    if place == "mkdtemp":
+        monkeypatch.setattr(staging.tempfile, "mkdtemp", full)
+    else:
+        monkeypatch.setitem(FORMATS, "npz", replace(FORMATS["npz"], write=full))
+    with pytest.raises(ConfigError, match="cannot be written: Read-only file system") as caught:
+        exported(tmp_path / "new", "npz")
+    assert "\n" not in str(caught.value) and "any net" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_replaced_whole(tmp_path):

@@ -209,10 +209,65 @@ def test_tensors_of_any_wrong_shape_are_named_and_nothing_else_happens(data, tmp
         assert name in report.remade or name in report.changed
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "fused"),
+    [
+        ("blocks.0.attn.qkv.weight", (), True),
+        ("blocks.0.attn.qkv.weight", (), False),
+        ("blocks.0.attn.qkv.bias", (2,), False),
+        ("blocks.1.attn.q_proj.weight", (), True),
+        ("blocks.1.attn.k_proj.weight", (24, 12), True),
+        ("blocks.1.attn.v_proj.bias", (12,), True),
+        ("reg_token", (2, 24), True),
+        ("pos_embed", (24,), True),
+    ],
+)
+def test_what_cannot_be_cut_or_joined_is_refused_by_name(name, shape, fused, tmp_path):
+    state = dict(ours(reg_tokens=2, fused_qkv="qkv" in name).state_dict())
+    assert name in state
+    path = as_file({**state, name: torch.ones(shape)}, tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(f"{name} {list(shape)}")):
+        initialise_from(ours(reg_tokens=2, fused_qkv=fused), path)
+
+
+@pytest.mark.parametrize("sizes", [(12, 24, 36), (24, 36, 12)])
+def test_queries_and_keys_of_other_sizes_do_not_make_up_for_each_other(sizes, tmp_path):
+    state = dict(huggingface_vit(intermediate_size=96).state_dict())
+    for part, rows in zip("qkv", sizes, strict=True):
+        name = next(n for n in state if n.endswith(f"attention.{part}_proj.weight"))
+        state[name] = torch.ones(rows, 24)
+    with pytest.raises(ConfigError, match=r"1 missing \(blocks\.0\.attn\.qkv\.weight\)"):
+        initialise_from(ours(), as_file(state, tmp_path))
+
+
+def test_integers_are_no_weights_but_where_the_net_has_integers(tmp_path):
+    state = dict(ours().state_dict())
+    path = as_file({**state, "norm.weight": torch.ones(24, dtype=torch.int64)}, tmp_path)
+    with pytest.raises(ConfigError, match=r"norm\.weight is of type int64, and weights are real"):
+        initialise_from(ours(), path)
+    cnn = timm.create_model("resnet10t", num_classes=3)
+    state = dict(cnn.state_dict())
+    assert state["bn1.num_batches_tracked"].dtype == torch.int64
+    initialise_from(cnn, as_file(state, tmp_path))
+    state["fc.bias"] = torch.ones(3, dtype=torch.int8)
+    with pytest.raises(ConfigError, match=r"fc\.bias is of type int8"):
+        initialise_from(cnn, as_file(state, tmp_path))
+
+
+def test_numbers_that_are_not_finite_are_noted():
+    source = ours()
+    source.norm.weight.data[3] = float("nan")
+    source.head.bias.data[0] = float("inf")
+    assert initialise_from(ours(), source).notes == [
+        "not all numbers are finite in norm.weight, head.bias"
+    ]
+
+
 # ── options that no tensor shows ──────────────────────────────────────────────────────────────
 
 
 ROPE: dict[str, Any] = {"rope": "axial"}
+GATED_MAP: dict[str, Any] = {"mlp_layer": "swiglu", "global_pool": "map"}
 OTHERWISE = [  # source, net, what is to be typed
     ({"num_heads": 4}, {}, "model.num_heads=4"),
     ({"qk_scale": 0.5}, {}, "model.qk_scale=0.5"),
@@ -231,6 +286,7 @@ OTHERWISE = [  # source, net, what is to be typed
     ({"mlp_layer": "swiglu_packed"}, {}, "model.mlp_layer=swiglu_packed"),
     ({"block_layer": "pair"}, {}, "model.block_layer=pair"),
     ({"embed_layer": "conv_stem"}, {"embed_layer": "pool_stem"}, "model.embed_layer=conv_stem"),
+    ({**GATED_MAP, "act_layer": "silu"}, GATED_MAP, "model.act_layer=silu"),  # in the pool
 ]
 
 
@@ -355,6 +411,24 @@ def test_the_second_head_and_token_of_distillation():
     assert torch.equal(net.pos_embed[:, 0], source.pos_embed[:, 0])
     net = ours(**distilled, num_classes=7)
     assert len(initialise_from(net, ours(**distilled)).remade) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "head.bias"),
+        ({}, "head.weight"),
+        ({"dist_token": True}, "head_dist.bias"),
+        ({"global_pool": "map"}, "attn_pool.latent"),
+        ({"global_pool": "map"}, "attn_pool.mlp.fc2.bias"),
+        ({"global_pool": "seq"}, "seq_pool.score.bias"),
+    ],
+)
+def test_a_head_or_pool_of_which_a_part_is_missing_is_refused_by_name(options, name, tmp_path):
+    state = dict(ours(**options).state_dict())
+    del state[name]
+    with pytest.raises(ConfigError, match=rf"tensors 1 missing \({re.escape(name)}\)"):
+        initialise_from(ours(**options), as_file(state, tmp_path))
 
 
 def test_the_final_norm_moves_with_the_pooling():
@@ -486,6 +560,37 @@ def test_the_size_of_the_weights_is_what_to_type():
         initialise_from(ours(), ours(embed_dim=32, depth=3, num_heads=4))
 
 
+@pytest.mark.parametrize("in_file", [False, True], ids=["object", "file"])
+@pytest.mark.parametrize(
+    ("there", "here", "typed"),
+    [
+        ({"mlp_ratio": 2.5}, {}, r"model\.mlp_ratio=2\.5"),
+        (
+            {"mlp_ratio": 8 / 3, "mlp_layer": "swiglu"},
+            {"mlp_layer": "swiglu"},
+            r"model\.mlp_ratio=2\.6666",
+        ),
+        ({"k_bias": False}, {}, r"model\.k_bias=false"),
+        ({}, {"k_bias": False}, r"model\.k_bias=true"),
+        ({"k_bias": False}, {"fused_qkv": False}, r"model\.k_bias=false"),
+        ({"fused_qkv": False}, {"k_bias": False}, r"model\.k_bias=true"),
+    ],
+    ids=str,
+)
+def test_an_mlp_or_a_bias_of_another_size_is_what_to_type(there, here, typed, in_file, tmp_path):
+    source = ours(**there)
+    if in_file:
+        source = as_file(source.state_dict(), tmp_path)
+    with pytest.raises(ConfigError, match=rf"; to match them: {typed}[\d.]*$"):
+        initialise_from(ours(**here), source)
+
+
+def test_aligned_channels_are_no_other_ratio():
+    aligned = {"mlp_layer": "swiglu", "mlp_ratio": 2.7, "swiglu_align_to": 32}
+    with pytest.raises(ConfigError, match=r"; to match them: model\.depth=3$"):
+        initialise_from(ours(**aligned), ours(**aligned, depth=3))
+
+
 def test_a_stem_that_the_weights_have_not_is_what_to_leave_out(tmp_path):
     path = as_file(timm_vit().state_dict(), tmp_path)
     with pytest.raises(ConfigError, match=r"missing \(patch_embed\.stem.*embed_layer=conv$"):
@@ -513,6 +618,22 @@ def test_a_cnn_of_the_same_classes_computes_the_same_and_without_classifier_lose
     net = timm.create_model("resnet10t", num_classes=0)
     report = initialise_from(net, source)
     assert set(report.ignored) == {"fc.weight", "fc.bias"}
+
+
+def test_half_a_classifier_is_refused_by_name(tmp_path):
+    net = timm.create_model("resnet10t", num_classes=3)
+    state = dict(net.state_dict())
+    del state["fc.bias"]
+    with pytest.raises(ConfigError, match=r"1 missing \(fc\.bias\)"):
+        initialise_from(net, as_file(state, tmp_path))
+
+
+def test_a_vit_of_timms_is_not_resampled_and_the_message_says_whose_is():
+    net = timm_vit(img_size=64)
+    with pytest.raises(
+        ConfigError, match=r"pos_embed .*; only vitfw's VisionTransformer is fitted"
+    ):
+        initialise_from(net, timm_vit())
 
 
 @pytest.mark.parametrize("other", ["resnet18", "vit_tiny_patch16_224"])

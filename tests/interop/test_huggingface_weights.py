@@ -271,7 +271,7 @@ def test_weights_that_hugging_face_has_no_place_for_are_named():
 
 def test_missing_transformers_names_the_command(monkeypatch):
     _without_transformers(monkeypatch)
-    with pytest.raises(ConfigError, match="pip install transformers"):
+    with pytest.raises(ConfigError, match=r"pip install 'vitfw\[huggingface\]'"):
         interop.build_peer({})
 
 

@@ -220,6 +220,17 @@ def test_options_of_other_arrays_are_refused():
         options_of({"embedding/kernel": torch.zeros(4, 4, 3, 8)})
 
 
+def test_two_arrays_for_one_tensor_are_both_named():
+    flax = from_vitfw(random_timm().state_dict(), HEADS)
+    twice = {"Transformer/encoder_norm/scale", "Transformer/encoder_norm/weight"}
+    flax["Transformer/encoder_norm/weight"] = torch.ones(24)
+    one, all_blocks = (f"Transformer/encoderblock{i}/LayerNorm_0/bias" for i in ("_1", ""))
+    flax[all_blocks] = torch.ones(2, 24)
+    unknown = set(to_vitfw(flax).unknown)
+    assert twice | {one, all_blocks} <= unknown
+    assert "norm.weight" not in to_vitfw(flax).state
+
+
 # ── bad files ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,5 +1,7 @@
 """Checkpoints as DeiT's, MAE's, DINO's and DINOv2's authors wrote them, against timm's reading."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -8,7 +10,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from vitfw.errors import ConfigError
-from vitfw.interop.original import options_of, recognises, to_vitfw, unwrap, wrapping_of
+from vitfw.interop.original import recognises, to_vitfw
+from vitfw.interop.wrapping import unwrap, wrapping_of
 from vitfw.models.vit import VisionTransformer
 
 SMALL = {
@@ -35,13 +38,15 @@ def assert_same(left, right):
         assert torch.equal(tensor, right[name]), name
 
 
-def assert_same_logits(theirs: nn.Module, tensors, **expected):
-    """A model of ours, built from nothing but the tensors, computes what `theirs` does."""
+def tensors_of(content) -> dict:
+    return unwrap(content)[0]
+
+
+def assert_same_logits(theirs: nn.Module, tensors, **options):
+    """A model of ours with these options and tensors computes what `theirs` does."""
     translated = to_vitfw(tensors)
     assert not translated.unknown
-    options = options_of(tensors, num_heads=3)
-    assert options.items() >= expected.items()
-    ours = VisionTransformer(**options).double().eval()
+    ours = VisionTransformer(**{**SMALL, **options}).double().eval()
     ours.load_state_dict(translated.state, strict=True)
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
@@ -55,14 +60,14 @@ def assert_same_logits(theirs: nn.Module, tensors, **expected):
 
 def test_deit_has_our_names_below_model():
     theirs = random_timm(**SMALL)
-    tensors = unwrap({"model": theirs.state_dict()})
+    tensors = tensors_of({"model": theirs.state_dict()})
     assert_same(to_vitfw(tensors).state, theirs.state_dict())
     assert_same_logits(theirs, tensors)
 
 
 def test_distilled_deit_keeps_its_second_token_and_head():
     theirs = random_timm("deit_tiny_distilled_patch16_224", **SMALL)
-    tensors = unwrap({"model": theirs.state_dict()})
+    tensors = tensors_of({"model": theirs.state_dict()})
     assert {"dist_token", "head_dist.weight"} <= set(tensors)
     assert_same_logits(theirs, tensors, dist_token=True)
 
@@ -76,7 +81,7 @@ def test_deit_iii_has_another_name_for_layer_scale():
     assert "blocks.1.gamma_2" in content
     read = checkpoint_filter_fn(dict(content), theirs, adapt_layer_scale=True)
     assert_same(to_vitfw(content).state, read)
-    assert_same_logits(theirs, content, no_embed_class=True)
+    assert_same_logits(theirs, content, no_embed_class=True, init_values=1e-5)
 
 
 def test_maes_decoder_is_ignored_with_a_reason():
@@ -111,10 +116,11 @@ def test_dino_gives_the_teachers_backbone_without_its_projection(prefix, above):
         for part, model in (("student", student), ("teacher", teacher))
     }
     content |= {"epoch": 100, "optimizer": {"state": {}}}
-    translated = to_vitfw(unwrap(content))
+    translated = to_vitfw(tensors_of(content))
     assert_same(translated.state, teacher.state_dict())
     assert set(translated.ignored) == set(projection)
-    assert_same(to_vitfw(unwrap(content, "student")).state, student.state_dict())
+    del content["teacher"]
+    assert_same(to_vitfw(tensors_of(content)).state, student.state_dict())
 
 
 def dinov2(theirs: nn.Module, chunked=False, packed=False, registers=0) -> dict:
@@ -138,7 +144,7 @@ def test_dinov2_small(chunked):
     assert recognises(content)
     assert set(to_vitfw(content).ignored) == {"mask_token"}
     assert_same(to_vitfw(content).state, theirs.state_dict())
-    assert_same_logits(theirs, content)
+    assert_same_logits(theirs, content, num_classes=0, init_values=1e-5)
 
 
 def test_dinov2_giants_gated_mlp_keeps_its_order():
@@ -146,7 +152,8 @@ def test_dinov2_giants_gated_mlp_keeps_its_order():
     content = dinov2(theirs, packed=True)
     assert "blocks.0.mlp.w12.weight" in content
     assert_same(to_vitfw(content).state, checkpoint_filter_fn(dict(content), theirs))
-    assert_same_logits(theirs, content, mlp_layer="swiglu_packed")
+    gated = {"mlp_layer": "swiglu_packed", "mlp_ratio": 2.66667 * 2}
+    assert_same_logits(theirs, content, num_classes=0, init_values=1e-5, **gated)
 
 
 def test_dinov2_registers_have_zeros_for_positions_and_compute_what_timm_does():
@@ -156,7 +163,7 @@ def test_dinov2_registers_have_zeros_for_positions_and_compute_what_timm_does():
     positions = to_vitfw(content).state["pos_embed"]  # [1, 1 + 4 + 16, 24]
     assert positions.shape == (1, 21, 24) and not positions[:, 1:5].any()
     assert torch.equal(positions[:, [0, *range(5, 21)]], content["pos_embed"])
-    assert_same_logits(theirs, content, reg_tokens=4, no_embed_class=False)
+    assert_same_logits(theirs, content, num_classes=0, init_values=1e-5, reg_tokens=4)
 
 
 def test_dinov2_linear_head_reads_class_token_and_mean_of_patches():
@@ -170,7 +177,7 @@ def test_dinov2_linear_head_reads_class_token_and_mean_of_patches():
 
     content = {f"backbone.{name}": tensor for name, tensor in dinov2(backbone).items()}
     content |= {f"linear_head.{name}": tensor for name, tensor in head.state_dict().items()}
-    assert_same_logits(Classifier(), content, global_pool="token_avg")
+    assert_same_logits(Classifier(), content, global_pool="token_avg", init_values=1e-5)
 
 
 # ── wrappings and prefixes ────────────────────────────────────────────────────────────────────
@@ -198,8 +205,8 @@ def test_the_tensors_are_found_in_every_wrapping(path, prefix):
     for key in reversed(path):
         content = {key: content, "epoch": 3, "args": {"lr": 0.1}}
     assert wrapping_of(content) == path
-    assert recognises(unwrap(content))
-    translated = to_vitfw(unwrap(content))
+    assert recognises(tensors_of(content))
+    translated = to_vitfw(tensors_of(content))
     assert_same(translated.state, state)
     assert not translated.ignored and not translated.unknown
 
@@ -209,14 +216,68 @@ def test_averaged_weights_come_before_raw_ones():
     assert wrapping_of({"model": raw, "model_ema": mean}) == ["model_ema"]
     assert wrapping_of({"state_dict": raw, "state_dict_ema": mean}) == ["state_dict_ema"]
     assert wrapping_of({"student": raw, "teacher": mean}) == ["teacher"]
-    assert torch.equal(unwrap({"model": raw, "model_ema": mean}, "model")["x"], raw["x"])
+    (note,) = unwrap({"model": raw, "epoch": 3, "model_ema": mean})[1]
+    assert note == "read 'model_ema' and not 'model'"
+    assert unwrap({"model": raw, "epoch": 3})[1] == []
+
+
+def test_a_lone_tensor_beside_a_wrapping_does_not_hide_it():
+    state, best = {"x": torch.zeros(1), "y": torch.zeros(2)}, torch.tensor(0.8)
+    for key in ("state_dict", "model", "net", "encoder", "anything"):
+        found, notes = unwrap({key: state, "best_acc1": best, "args": {"lr": 0.1}, "epoch": 3})
+        assert set(found) == {"x", "y"}
+        said = [] if key in ("state_dict", "model") else [f"read {key!r}, the only part with"]
+        assert [note[: len(text)] for note, text in zip(notes, said, strict=True)] == said
+
+
+def test_tensors_at_the_top_are_not_hidden_by_a_smaller_part():
+    state = {"x": torch.zeros(1), "y": torch.zeros(2), "state_of_x": {"amax": torch.ones(1)}}
+    assert set(unwrap(state)[0]) == {"x", "y"}
+
+
+def test_several_parts_of_unknown_names_are_refused_by_name():
+    part = {"x": torch.zeros(1)}
+    with pytest.raises(ConfigError, match=r"several sets of weights \(encoder, decoder\)"):
+        unwrap({"encoder": part, "decoder": part})
 
 
 def test_a_checkpoint_without_weights_is_refused():
     with pytest.raises(ConfigError, match="holds no weights; its keys: epoch"):
         unwrap({"epoch": 3})
-    with pytest.raises(ConfigError, match="no weights 'ema'; there: model"):
-        unwrap({"model": {"x": torch.zeros(1)}}, "ema")
+    circle = {"epoch": 3}
+    circle["model"] = circle
+    with pytest.raises(ConfigError, match="holds no weights; its keys: epoch, model"):
+        unwrap(circle)
+
+
+def test_two_names_for_one_tensor_of_ours_are_both_named():
+    state = random_timm(**SMALL).state_dict()
+    chunked = {
+        re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.0.", name): tensor for name, tensor in state.items()
+    }
+    assert "blocks.1.0.attn.qkv.weight" in chunked
+    unknown = to_vitfw(chunked).unknown
+    assert {"blocks.0.0.attn.qkv.weight", "blocks.1.0.attn.qkv.weight"} <= set(unknown)
+    scales = {f"blocks.0.{name}": torch.ones(24) for name in ("gamma_1", "ls1.gamma")}
+    assert sorted(to_vitfw({**state, **scales}).unknown) == sorted(scales)
+    below = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    heads = {"linear_head.weight": torch.ones(5, 48), "backbone.head.weight": torch.ones(5, 24)}
+    translated = to_vitfw({**below, **heads})
+    assert sorted(translated.unknown) == sorted(heads)
+    assert "head.weight" not in translated.state
+
+
+def test_register_tokens_of_a_wrong_shape_are_left_to_be_refused_by_name():
+    content = dinov2(random_timm("vit_small_patch14_dinov2", **HEADLESS), registers=4)
+    for name, shape in (
+        ("register_tokens", ()),
+        ("register_tokens", (4, 24)),
+        ("register_tokens", (1, 4, 23)),
+        ("pos_embed", (24,)),
+        ("pos_embed", (17, 24)),
+    ):
+        state = to_vitfw({**content, name: torch.zeros(shape)}).state
+        assert state[{"register_tokens": "reg_token"}.get(name, name)].shape == shape
 
 
 def test_tensors_beside_and_within_the_model_are_named_and_none_is_lost():
@@ -265,40 +326,3 @@ def test_other_architectures_are_not_recognised():
         with torch.device("meta"):
             names = timm.create_model(name).state_dict()
         assert not recognises(names) or to_vitfw(names).unknown
-
-
-# ── options ───────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("deit_tiny_patch16_224", {"num_heads": 3}),
-        ("deit_base_distilled_patch16_384", {"num_heads": 12, "img_size": (384, 384)}),
-        ("deit3_large_patch16_224", {"num_heads": 16, "no_embed_class": True}),
-        ("vit_huge_patch14_224", {"num_heads": 16, "embed_dim": 1280}),
-        ("vit_small_patch14_dinov2", {"num_heads": 6, "img_size": (518, 518)}),
-        ("vit_giant_patch14_dinov2", {"num_heads": 24, "mlp_layer": "swiglu_packed"}),
-    ],
-)
-def test_options_are_read_off_the_shapes_of_published_models(name, expected):
-    with torch.device("meta"):
-        theirs = timm.create_model(name, depth=2)
-        options = options_of(theirs.state_dict())
-        ours = VisionTransformer(**options)
-    assert options.items() >= expected.items()
-    assert options["num_heads"] == theirs.blocks[0].attn.num_heads
-    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes
-
-
-def test_no_image_size_is_guessed_where_the_grid_is_not_square():
-    options = options_of(random_timm(**{**SMALL, "img_size": (16, 32)}).state_dict(), 3)
-    assert "img_size" not in options
-
-
-def test_an_unpublished_width_needs_its_number_of_heads():
-    with pytest.raises(ConfigError, match="embed_dim 24; say num_heads"):
-        options_of(random_timm(**SMALL).state_dict())
-    with pytest.raises(ConfigError, match="not the weights of a ViT"):
-        options_of({"x": torch.zeros(1)})

@@ -280,6 +280,26 @@ def test_a_torchvision_model_is_fetched_by_name(monkeypatch):
     assert read_source("torchvision:vit_b_16").mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin"])
+def test_of_two_files_of_the_same_weights_one_is_fetched(there, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    model, asked = huggingface_vit(), []
+    model.save_pretrained(tmp_path)
+    if there == "pytorch_model.bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / there)
+
+    def download(name, allow_patterns):
+        asked.append([pattern for pattern in allow_patterns if not pattern.endswith(".json")])
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_starts_as(model, "huggingface:google/vit", norm_eps=1e-12)
+    both = [["model.safetensors"], ["pytorch_model.bin"]]
+    assert asked == (both[:1] if there == "model.safetensors" else both)
+
+
 def test_a_hugging_face_model_is_fetched_by_name(monkeypatch, tmp_path):
     import huggingface_hub
 
@@ -442,6 +462,127 @@ def test_an_npz_of_something_else_is_refused_by_its_arrays(tmp_path):
     np.savez(tmp_path / "x.npz", **{"resnet/conv_root/kernel": np.ones((3, 3, 3, 8))})
     with pytest.raises(ConfigError, match=r"1 unknown \(resnet/conv_root/kernel\)"):
         initialise_from(VisionTransformer(**TINY), str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (torch.ones(2, 2).to_sparse(), "is sparse"),
+        (torch.ones(2, device="meta"), "is on the meta device"),
+        (torch.ones(2, dtype=torch.complex64), "is complex"),
+        (torch.ones(2).to(torch.float8_e4m3fn), r"is quantised \(float8_e4m3fn\)"),
+        (torch.ones(24, 3, 8, 0), r"is empty: \[24, 3, 8, 0\]"),
+        (torch.ones(24, 0, 8, 8), r"is empty: \[24, 0, 8, 8\]"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+@pytest.mark.parametrize("kind", ["state dict", "checkpoint", "object"])
+def test_a_tensor_without_dense_real_numbers_is_refused_by_name(odd, said, kind, tmp_path):
+    model, source = timm_vit(), tmp_path / "x.pth"
+    if kind == "object":
+        model.register_buffer("odd", odd)
+        source = model
+    elif kind == "checkpoint":
+        source = save_checkpoint(VisionTransformer(**TINY), {"_target_": OURS, **TINY}, source)
+        content = torch.load(source)
+        content["state_dict"]["net.odd"] = odd
+        torch.save(content, source)
+    else:
+        torch.save({**model.state_dict(), "odd": odd}, source)
+    where = type(model).__name__ if kind == "object" else "x.pth"
+    with pytest.raises(ConfigError, match=rf"{where}: odd {said}") as caught:
+        read_source(source if kind == "object" else str(source))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_array_of_an_npz_is_refused_by_name(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"embedding/kernel": np.ones((8, 0, 3, 24), np.float32)})
+    with pytest.raises(ConfigError, match=r"x\.npz: embedding/kernel is empty"):
+        read_source(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("name", ["best.onnx", "best.pt2"])
+def test_a_graph_is_said_to_be_one(name, tmp_path):
+    (tmp_path / name).write_bytes(b"whatever")
+    with pytest.raises(ConfigError, match="is a graph, which weights cannot be read back from"):
+        read_source(str(tmp_path / name))
+
+
+def test_a_tensor_called_as_our_passport_is_an_unknown_tensor(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({**timm_vit().state_dict(), "vitfw": torch.ones(1)}, path)
+    with pytest.raises(ConfigError, match=r"1 unknown \(vitfw\)"):
+        initialise_from(VisionTransformer(**TINY), str(path))
+
+
+@pytest.mark.parametrize(
+    "options", [{"rope": ["a"]}, {"img_size": "q"}, {"depth": None}, {"act_layer": {}}], ids=str
+)
+@pytest.mark.parametrize("kind", ["safetensors", "checkpoint"])
+def test_a_config_of_ours_that_makes_no_sense_is_refused(options, kind, tmp_path):
+    net, config = VisionTransformer(**TINY), {"_target_": OURS, **TINY, **options}
+    path = tmp_path / f"x.{kind}"
+    if kind == "checkpoint":
+        save_checkpoint(net, config, path)
+    else:
+        safetensors.torch.save_file(net.state_dict(), path, {"model": json.dumps(config)})
+    with pytest.raises(ConfigError, match=f"{path} has a config of no VisionTransformer") as caught:
+        initialise_from(net, str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_means_that_are_no_numbers_are_none(tmp_path):
+    net, path = VisionTransformer(**TINY), tmp_path / "x.safetensors"
+    told = {"model": {"_target_": OURS, **TINY}, "mean": ["a", 1, 2], "std": [1, 2, 3]}
+    metadata = {name: json.dumps(value) for name, value in told.items()}
+    safetensors.torch.save_file(net.state_dict(), path, metadata)
+    assert initialise_from(net, str(path), HALF, HALF).notes == []
+
+
+def test_what_was_read_of_several_is_noted(tmp_path):
+    model, other = timm_vit(), timm_vit()
+    content = {"model": other.state_dict(), "model_ema": model.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "x.pth")
+    report = assert_starts_as(model, str(tmp_path / "x.pth"))
+    assert report.notes[0] == "read 'model_ema' and not 'model'"
+
+
+@pytest.mark.parametrize("key", ["net", "encoder"])
+def test_a_lone_part_of_any_name_is_read_and_noted(key, tmp_path):
+    model = timm_vit()
+    torch.save({key: model.state_dict(), "best": torch.tensor(0.8)}, tmp_path / "x.pth")
+    report = assert_starts_as(model, str(tmp_path / "x.pth"))
+    assert report.notes[0] == f"read {key!r}, the only part with tensors in it"
+
+
+def test_a_torchvision_file_leaves_only_the_number_of_heads_untold(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save(torchvision_vit().state_dict(), path)
+    (note,) = initialise_from(VisionTransformer(**TINY), str(path)).notes
+    assert note == "the weights do not tell these, taken as here: num_heads=3"
+    with pytest.raises(ConfigError, match=r"act_layer gelu there and relu here"):
+        initialise_from(VisionTransformer(**TINY, act_layer="relu"), str(path))
+    (_, note) = initialise_from(VisionTransformer(**TINY, norm_eps=1e-5), str(path)).notes
+    assert "norm_eps is 1e-06 there, 1e-05 here" in note
+
+
+@pytest.mark.parametrize("shape", [(), (2, 24), (1, 2, 23)])
+def test_hugging_face_registers_of_a_wrong_shape_are_refused(shape, tmp_path):
+    config = transformers.Dinov2WithRegistersConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_labels=5,
+        num_register_tokens=2,
+    )
+    state = dict(transformers.Dinov2WithRegistersForImageClassification(config).state_dict())
+    name = next(name for name in state if name.endswith("register_tokens"))
+    net = VisionTransformer(**TINY, reg_tokens=2, init_values=1.0, global_pool="token_avg")
+    torch.save({**state, name: torch.ones(shape)}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match="reg_token|pos_embed"):
+        initialise_from(net, str(tmp_path / "x.pth"))
 
 
 # ── folders that are none ─────────────────────────────────────────────────────────────────────

@@ -165,7 +165,7 @@ def test_a_round_trip_changes_no_bit(name):
     theirs = peer_of(name, depth=2)
     ours = to_vitfw(theirs)
     again = timm_vit.build_peer(ours.options)
-    timm_vit.load_peer(again, ours.state_dict())
+    again.load_state_dict(timm_vit.from_vitfw(ours.state_dict()))
     before, after = theirs.state_dict(), again.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[key], after[key].double()) for key in before)

@@ -114,7 +114,7 @@ def test_our_weights_compute_the_same_in_a_torchvision_model(num_classes, fused_
     for parameter in ours.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     peer = interop.build_peer(options).double().eval()
-    interop.load_peer(peer, ours.state_dict())
+    peer.load_state_dict(interop.from_vitfw(ours.state_dict()))
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(peer(x), ours(x), rtol=0, atol=1e-10)
     assert interop.options_of(peer)["num_classes"] == num_classes

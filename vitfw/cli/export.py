@@ -32,8 +32,8 @@ def export(config: DictConfig, overrides: list[str]) -> None:
     format_called(name)
     output = cfg["output"]
     path = default_output(checkpoint, name) if output is None else Path(str(output)).expanduser()
-    net, passport = load_net(checkpoint)
     check_output(path, name, cfg["overwrite"])
+    net, passport = load_net(checkpoint)
     try:
         written = write_verified(net, passport, name, path, cfg["normalise"])
     except DoesNotAgree as error:

@@ -4,9 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from vitfw.errors import ConfigError
 from vitfw.interop.report import LoadReport
 from vitfw.interop.source import Weights
+from vitfw.interop.translation import mlp_ratio_of
 from vitfw.models.patch_embed import as_pair
 from vitfw.models.rotary import TEMPERATURES
 from vitfw.models.vit import VisionTransformer
@@ -85,7 +88,7 @@ def meaning(options: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, Any]
     """
     meant = dict(options)
     rope = meant.get("rope", "none")
-    if meant.get("mlp_layer", "mlp") != "mlp":
+    if meant.get("mlp_layer", "mlp") != "mlp" and meant.get("global_pool") != "map":
         meant.pop("act_layer", None)
     without_effect = {
         "none": [name for name in meant if name.startswith("rope_")],
@@ -106,6 +109,44 @@ def meaning(options: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, Any]
         usual = (meant["embed_dim"] // meant["num_heads"]) ** -0.5
         meant["qk_scale"] = None if math.isclose(meant["qk_scale"], usual) else meant["qk_scale"]
     return meant
+
+
+def hint(net: VisionTransformer, weights: Weights) -> str:
+    """What to type for the model in the weights, as far as they tell."""
+    typed = [
+        f"model.{name}={plain(size)}"
+        for name, size in sizes_of(net, weights.state).items()
+        if size != net.options[name]
+    ]
+    differing = disagreements(net, weights)
+    typed += [f"model.{n}={theirs}" for n, (theirs, _) in differing.items() if n in DECISIVE]
+    if (
+        net.options["embed_layer"] in ("conv_stem", "pool_stem")
+        and "embed_layer" not in differing
+        and not any(".stem." in name for name in weights.state)
+    ):
+        typed.append("model.embed_layer=conv")
+    return f"; to match them: {' '.join(typed)}" if typed else ""
+
+
+def sizes_of(net: VisionTransformer, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options that names and shapes of tensors tell; `mlp_ratio` where it is not the net's."""
+    norm, block = state.get("blocks.0.norm1.weight"), "blocks.0."
+    if norm is None or norm.ndim != 1:
+        return {}
+    dim = len(norm)
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    sizes: dict[str, Any] = {"embed_dim": dim, "depth": len(blocks)}
+    first = state.get(f"{block}mlp.fc1.weight", state.get(f"{block}mlp.fc1_g.weight"))
+    if first is not None and first.ndim == 2:
+        align, hidden = net.options["swiglu_align_to"], int(dim * net.options["mlp_ratio"])
+        if hidden + (-hidden % align if align else 0) != len(first):
+            sizes["mlp_ratio"] = mlp_ratio_of(len(first), dim)
+    query = {f"{block}attn.{name}" for name in ("q_bias", "q_proj.bias")}
+    key = {f"{block}attn.{name}" for name in ("qkv.bias", "k_proj.bias")}
+    if net.options["qkv_bias"] and (query | key) & set(state):
+        sizes["k_bias"] = bool(key & set(state))
+    return sizes
 
 
 def plain(value: Any) -> str:

@@ -110,6 +110,7 @@ def options_of(model: Any) -> dict[str, Any]:
         raise ConfigError(f"VisionTransformer has no {', no '.join(lacking)}")
     block = model.blocks[0]
     head, embed = model.head, model.patch_embed
+    normalised = has(model.norm) or has(model.fc_norm)
     options: dict[str, Any] = {
         "img_size": as_pair(embed.img_size),
         "patch_size": as_pair(embed.patch_size),
@@ -124,8 +125,8 @@ def options_of(model: Any) -> dict[str, Any]:
         "pos_embed": "none" if model.pos_embed is None else "learn",
         "no_embed_class": model.no_embed_class,
         "pre_norm": has(model.norm_pre),
-        "final_norm": has(model.norm) or has(model.fc_norm),
-        "fc_norm": has(model.fc_norm),
+        "final_norm": normalised,
+        "fc_norm": has(model.fc_norm) if normalised else None,
         "global_pool": model.global_pool,
         "norm_layer": NORMS[type(block.norm1).__name__],
         "norm_eps": block.norm1.eps,

@@ -11,29 +11,22 @@
 | torch_export | a graph | torch.export |
 """
 
-import copy
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitfw.checkpoint import Passport
-from vitfw.data.transforms import normalise, scale_to_unit
 from vitfw.errors import ConfigError, nearest
 from vitfw.interop import export_graph, export_weights
+from vitfw.interop.agreement import Logits, largest_difference, spread_of, with_drawn_head
+from vitfw.interop.staging import check_place, refusing, staged
 from vitfw.models.vit import VisionTransformer
 
-Logits = Callable[[Tensor], Tensor]
-
 FOLDER = ""  # the suffix of what is no single file
-IN_A_FOLDER = frozenset(("config.json", "model.safetensors", "preprocessor_config.json"))
 
 
 class DoesNotAgree(RuntimeError):
@@ -90,7 +83,7 @@ FORMATS: dict[str, Format] = {
         export_weights.read_huggingface,
         lambda net, path: f"net = AutoModelForImageClassification.from_pretrained('{path}')",
         needs=("transformers",),
-        install="pip install transformers",
+        install="pip install 'vitfw[huggingface]'",
     ),
     "npz": Format(
         ".npz",
@@ -162,28 +155,7 @@ def check_output(path: Path, name: str, overwrite: bool) -> None:
             f"output={path} should end in {suffix} for format={name}: "
             f"{path.with_suffix(suffix).name}{hint}"
         )
-    if path.is_symlink() or path.exists():
-        check_replaceable(path, suffix == FOLDER, overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output={path} cannot be written: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"output={path} cannot be written: no permission")
-
-
-def check_replaceable(path: Path, is_folder: bool, overwrite: bool) -> None:
-    """Raises ConfigError unless `overwrite`; a folder must hold an export and nothing else."""
-    if path.is_dir() != is_folder:
-        kind, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
-        raise ConfigError(f"output={path} is a {kind}, and a {wanted} is to be written")
-    if is_folder and (others := sorted({p.name for p in path.iterdir()} - IN_A_FOLDER)):
-        raise ConfigError(
-            f"output={path} is a folder with {others[0]} in it, which is no part of an export; "
-            "give the name of a new one"
-        )
-    if not overwrite and not (is_folder and not any(path.iterdir())):
-        raise ConfigError(f"output={path} is there already; overwrite=true replaces it")
+    check_place(path, suffix == FOLDER, overwrite)
 
 
 def write_verified(
@@ -200,8 +172,9 @@ def write_verified(
     chosen = format_called(name)
     if not chosen.any_net and not isinstance(net, VisionTransformer):
         fitting = ", ".join(n for n, other in FORMATS.items() if other.any_net)
+        library = type(net).__module__.partition(".")[0]
         raise ConfigError(
-            f"format={name} has no place for a {type(net).__name__}, only for vitfw's "
+            f"format={name} has no place for {library}'s {type(net).__name__}, only for vitfw's "
             f"VisionTransformer; formats that have: {fitting}"
         )
     if fold_normalisation and not chosen.is_graph:
@@ -214,64 +187,40 @@ def write_verified(
     if fold_normalisation:
         net = export_graph.Normalised(net, passport.mean, passport.std)
     with staged(path) as partial:
+        if spread_of(net, passport) < chosen.tolerance:
+            telling = with_drawn_head(net)
+            if spread_of(telling, passport) < chosen.tolerance:
+                raise DoesNotAgree(
+                    f"{path} was not written: the net gives all images the same logits, also with "
+                    "another head, so that nothing can be compared"
+                )
+            with tempfile.TemporaryDirectory(dir=partial.parent.parent) as folder:
+                write_and_compare(telling, passport, chosen, Path(folder) / path.name, path)
+        difference = write_and_compare(net, passport, chosen, partial, path)
+        size = sum(file.stat().st_size for file in partial.parent.rglob("*") if file.is_file())
+    return Written(path, size, difference, chosen.usage(net, path))
+
+
+def write_and_compare(
+    net: nn.Module, passport: Passport, chosen: Format, partial: Path, path: Path
+) -> float:
+    """Write `net` to `partial`, which is to become `path`; the largest difference between logits.
+
+    Raises:
+        ConfigError: the format cannot hold this net, or the disk not this file.
+        DoesNotAgree: what was written computes something else.
+    """
+    with refusing(path):
         try:
             chosen.write(net, passport, partial)
         except ConfigError as error:
             hint = "" if chosen.is_graph else "; safetensors and torch_export hold any net"
             raise ConfigError(f"{error}{hint}") from error
-        logits = chosen.read(net, passport, partial)
-        difference = largest_difference(net, logits, passport, chosen.is_graph)
-        if not difference <= chosen.tolerance:  # NaN is not, either
-            raise DoesNotAgree(
-                f"{path} was not kept: its logits differ from the net's by up to {difference:.1e} "
-                f"of the largest one, and {chosen.tolerance:.0e} is allowed"
-            )
-        size = sum(file.stat().st_size for file in partial.parent.rglob("*") if file.is_file())
-    return Written(path, size, difference, chosen.usage(net, path))
-
-
-@torch.inference_mode()
-def largest_difference(net: nn.Module, other: Logits, passport: Passport, is_graph: bool) -> float:
-    """Of the logits for seeded random images, as a share of the largest logit."""
-    generator = torch.Generator().manual_seed(0)
-    expected, got = [], []
-    if not is_graph:
-        net = copy.deepcopy(net).double()
-    for batch in (1, 2, 5):
-        shape = (batch, passport.channels, *passport.img_size)
-        pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        images = scale_to_unit(pixels)
-        if not isinstance(net, export_graph.Normalised):
-            images = normalise(images, torch.tensor(passport.mean), torch.tensor(passport.std))
-        images = images if is_graph else images.double()
-        expected.append(net(images))
-        got.append(other(images))
-    logits = torch.cat(expected)
-    apart = (torch.cat(got) - logits).abs().max()
-    return float(apart / logits.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
-
-
-@contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A path of the same name to write to, in a folder beside; moved to `path` at a good end."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    new = folder / "new"
-    try:
-        new.mkdir()
-        yield new / path.name
-        give_ordinary_rights(new, folder / "sample")
-        if path.is_dir():  # a folder cannot take the place of one that is not empty
-            path.rename(folder / "replaced")
-        for entry in sorted(new.iterdir()):
-            entry.replace(path.with_name(entry.name))
-    finally:
-        shutil.rmtree(folder)
-
-
-def give_ordinary_rights(folder: Path, sample: Path) -> None:
-    """Those of any new file; safetensors lets nobody but the owner read what it writes."""
-    sample.touch()
-    mode = sample.stat().st_mode
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
+    logits = chosen.read(net, passport, partial)
+    difference = largest_difference(net, logits, passport, chosen.is_graph)
+    if not difference <= chosen.tolerance:  # NaN is not, either
+        raise DoesNotAgree(
+            f"{path} was not kept: its logits differ from the net's by up to {difference:.1e} "
+            f"of the largest one, and {chosen.tolerance:.0e} is allowed"
+        )
+    return difference

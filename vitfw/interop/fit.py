@@ -1,12 +1,15 @@
 """Weights into a net that need not be of the same size: resampled, re-made, or refused."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from vitfw.checkpoint import misfit, refuse_disagreement
-from vitfw.interop.compare import DECISIVE, check_options, disagreements, note_on_images
+from vitfw.checkpoint import misfit, refuse_disagreement, refuse_integers, some
+from vitfw.interop.compare import check_options, hint, note_on_images
+from vitfw.interop.fit_by_name import fit_by_name
 from vitfw.interop.report import LoadReport
 from vitfw.interop.source import Weights, read_source
 from vitfw.interop.stretch import PREFIXES, fit_kernel, fit_positions, prefix_rows
@@ -58,6 +61,10 @@ def initialise_from(
     else:
         state = fit_by_name(net, weights, report)
     net.load_state_dict(state)
+    report.notes[:0] = weights.notes
+    taken = (*report.loaded, *report.changed)
+    if odd := [name for name in taken if not torch.isfinite(state[name]).all()]:
+        report.notes.append(f"not all numbers are finite in {some(odd)}")
     report.notes.extend(note_on_images(weights, mean, std))
     return report
 
@@ -77,9 +84,10 @@ class Fitting:
             ConfigError: the weights are of another model; names the tensors that disagree.
         """
         own = self.net.state_dict()
-        self.refuse_odd_tokens(own)
+        self.refuse_odd_shapes(own)
         separate = any(name.endswith("attn.q_proj.weight") for name in own)
         given = (split_qkv if separate else fuse_qkv)(self.weights.state)
+        refuse_integers(self.weights.source, given, own)
         given = self.move_positions(self.move_norm(given, own), own)
         heads = self.other_heads(given, own)
         self.report.ignored.update(self.weights.ignored)
@@ -95,25 +103,33 @@ class Fitting:
                     misfits.append(misfit(name, given[name], tensor))
                 else:
                     fitted[name] = fit
-            elif name.startswith(MAY_BE_NEW) or (name == "pos_embed" and self.positions_fixed):
+            elif self.may_be_new(name, given) or (name == "pos_embed" and self.positions_fixed):
                 self.report.remade[name] = "the weights have none"
                 fitted[name] = tensor
             else:
                 missing.append(name)
         left = [name for name in given if name not in own and not self.leave(name, own)]
         unknown = [*self.weights.unknown, *left]
-        refuse_disagreement(self.weights.source, missing, unknown, misfits, self.hint())
+        refuse_disagreement(
+            self.weights.source, missing, unknown, misfits, hint(self.net, self.weights)
+        )
         return fitted
 
-    def refuse_odd_tokens(self, own: Mapping[str, Tensor]) -> None:
-        """Raises ConfigError for tokens by which the rows of `pos_embed` cannot be counted."""
-        theirs = {name: self.weights.state[name] for name in PREFIXES if name in self.weights.state}
+    def refuse_odd_shapes(self, own: Mapping[str, Tensor]) -> None:
+        """Raises ConfigError for tensors that cannot be counted, cut or joined as others are."""
+        state = self.weights.state
         odd = [
-            misfit(name, token, own[name]) if name in own else f"{name} {list(token.shape)}"
-            for name, token in theirs.items()
-            if token.ndim != 3
+            misfit(name, state[name], own[name])
+            if name in own
+            else f"{name} {list(state[name].shape)}"
+            for name in odd_shapes(state)
         ]
         refuse_disagreement(self.weights.source, [], [], odd)
+
+    def may_be_new(self, name: str, given: Mapping[str, Tensor]) -> bool:
+        """Whether a tensor that the weights lack may be left as it is: not one part of a whole."""
+        start = next((start for start in MAY_BE_NEW if name.startswith(start)), None)
+        return start is not None and not any(theirs.startswith(start) for theirs in given)
 
     @property
     def positions_fixed(self) -> bool:
@@ -183,60 +199,16 @@ class Fitting:
             self.report.loaded.append(name)
         return fit
 
-    def hint(self) -> str:
-        """What to type for the model in the weights, as far as they tell."""
-        norm = self.weights.state.get("blocks.0.norm1.weight")
-        sizes = {}
-        if norm is not None and norm.ndim == 1:
-            names = [name for name in self.weights.state if name.startswith("blocks.")]
-            sizes = {"embed_dim": len(norm), "depth": len({name.split(".")[1] for name in names})}
-        typed = [
-            f"model.{name}={size}" for name, size in sizes.items() if size != self.net.options[name]
-        ]
-        differing = disagreements(self.net, self.weights)
-        typed += [f"model.{n}={theirs}" for n, (theirs, _) in differing.items() if n in DECISIVE]
-        if (
-            self.stem_here
-            and "embed_layer" not in differing
-            and not any(".stem." in name for name in self.weights.state)
-        ):
-            typed.append("model.embed_layer=conv")
-        return f"; to match them: {' '.join(typed)}" if typed else ""
 
-    @property
-    def stem_here(self) -> bool:
-        return self.net.options["embed_layer"] in ("conv_stem", "pool_stem")
-
-
-def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[str, Tensor]:
-    """For a net that is no VisionTransformer: all tensors must fit, but the classifier's.
-
-    Raises:
-        ConfigError: names the tensors that are missing, left over, or of another shape.
-    """
-    own, given = net.state_dict(), weights.raw
-    heads = classifier_names(net)
-    state: dict[str, Tensor] = {}
-    missing, misfits = [], []
-    for name, tensor in own.items():
-        if name in given and given[name].shape == tensor.shape:
-            state[name] = given[name]
-            report.loaded.append(name)
-        elif name.startswith(heads):
-            state[name] = tensor
-            report.remade[name] = "for other classes" if name in given else "the weights have none"
-        elif name in given:
-            misfits.append(misfit(name, given[name], tensor))
-        else:
-            missing.append(name)
-    left = [name for name in given if name not in own]
-    report.ignored.update({name: "another classifier" for name in left if name.startswith(heads)})
-    unknown = [name for name in left if name not in report.ignored]
-    refuse_disagreement(weights.source, missing, unknown, misfits)
-    return state
-
-
-def classifier_names(net: nn.Module) -> tuple[str, ...]:
-    """How the names of the classifier's tensors begin; timm's models say it themselves."""
-    named = getattr(net, "pretrained_cfg", {}).get("classifier") or ("head", "fc", "classifier")
-    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+def odd_shapes(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Tokens with no number of rows, and queries, keys and values of different ones."""
+    for name, tensor in state.items():
+        joint = re.search(r"(^|\.)qkv\.(weight|bias)$", name)
+        if joint and (not tensor.ndim or len(tensor) % 3):
+            yield name
+        part = re.fullmatch(r"(.*)[qkv]_proj\.(weight|bias)", name)
+        query = state.get(f"{part[1]}q_proj.{part[2]}", tensor) if part else tensor
+        if part and (not tensor.ndim or tensor.shape != query.shape):
+            yield name
+        if name in PREFIXES and tensor.ndim != 3:
+            yield name

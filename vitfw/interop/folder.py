@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitfw.checkpoint import is_number
 from vitfw.errors import ConfigError
 from vitfw.interop import huggingface
 
@@ -88,7 +89,11 @@ def metadata_of(path: Path) -> dict[str, Any]:
 def pair_of(facts: Any, mean: str, std: str) -> tuple[tuple[float, ...] | None, ...]:
     """Mean and std of each channel; None, None where they are not both there."""
     pair = [facts.get(name) for name in (mean, std)] if isinstance(facts, Mapping) else []
-    channels = [tuple(numbers) for numbers in pair if isinstance(numbers, list | tuple)]
+    channels = [
+        tuple(numbers)
+        for numbers in pair
+        if isinstance(numbers, list | tuple) and all(map(is_number, numbers))
+    ]
     return (channels[0], channels[1]) if len(channels) == 2 else (None, None)
 
 

@@ -1,11 +1,13 @@
 """Weights by name, from the cache or fetched: timm:NAME, torchvision:NAME, huggingface:NAME."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from vitfw.console import log
 from vitfw.errors import ConfigError, nearest
 from vitfw.interop.folder import WEIGHTS
 
@@ -42,14 +44,22 @@ def of_huggingface(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ConfigError("huggingface:NAME needs: pip install huggingface_hub") from error
-    wanted = ["config.json", "preprocessor_config.json", *WEIGHTS]
-    folder = fetched(
-        f"huggingface:{name}",
-        lambda: snapshot_download(name, allow_patterns=wanted),
-        f"init_from=FOLDER with config.json and {WEIGHTS[0]}",
-    )
-    return Path(folder)
+        raise ConfigError(
+            "huggingface:NAME needs huggingface_hub: pip install 'vitfw[huggingface]'"
+        ) from error
+
+    def fetch() -> Path:
+        """Of several files of the same weights only the first."""
+        folder = Path()
+        for weights in WEIGHTS:
+            wanted = ["config.json", "preprocessor_config.json", weights]
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+            if (folder / weights).is_file():
+                break
+        return folder
+
+    hint = f"init_from=FOLDER with config.json and {WEIGHTS[0]}"
+    return fetched(f"huggingface:{name}", fetch, hint)
 
 
 def fetched(what: str, fetch: Callable[[], Any], hint: str) -> Any:
@@ -58,6 +68,10 @@ def fetched(what: str, fetch: Callable[[], Any], hint: str) -> Any:
     Raises:
         ConfigError: it raised anything; the message ends in where to put the weights by hand.
     """
+    log.info(f"fetching the weights of {what}")
+    client = logging.getLogger("huggingface_hub")  # it would tell every try of each file
+    level = client.level
+    client.setLevel(logging.ERROR)
     try:
         return fetch()
     except Exception as error:  # of the hub, of its client, of the library's own files
@@ -66,6 +80,8 @@ def fetched(what: str, fetch: Callable[[], Any], hint: str) -> Any:
             f"the weights of {what} could not be fetched ({first_line}); download them elsewhere "
             f"and give {hint}"
         ) from error
+    finally:
+        client.setLevel(level)
 
 
 FETCHERS: dict[str, Callable[[str], nn.Module | Path]] = {

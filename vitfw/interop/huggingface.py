@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from vitfw.errors import ConfigError
 from vitfw.interop.huggingface_config import CLASSES, build_peer, options_of
-from vitfw.interop.translation import Table, Translated, check_tokens, to_ours, to_theirs
+from vitfw.interop.translation import (
+    Table,
+    Translated,
+    add_rows_of_registers,
+    check_tokens,
+    to_ours,
+    to_theirs,
+)
 
 __all__ = ["build_peer", "from_vitfw", "load_peer", "options_of", "recognises", "to_vitfw"]
 
@@ -105,11 +112,8 @@ def to_vitfw(state: Mapping[str, Tensor]) -> Translated:
     family, prefix = _family_of_names(state), _prefix_of(state)
     ignored = [(prefix + theirs, reason) for theirs, reason in IGNORED]
     translated = to_ours(_table(family, prefix), ignored, state)
-    ours = translated.state
-    if family == "dinov2_with_registers" and "pos_embed" in ours:
-        registers, pos = torch.zeros_like(ours["reg_token"]), ours["pos_embed"]
-        # [1, 1 + N, C] → [1, 1 + R + N, C]
-        ours["pos_embed"] = torch.cat([pos[:, :1], registers.to(pos), pos[:, 1:]], dim=1)
+    if family == "dinov2_with_registers":
+        add_rows_of_registers(translated.state)
     return translated
 
 

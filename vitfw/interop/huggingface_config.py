@@ -134,7 +134,9 @@ def build_peer(options: Mapping[str, Any]) -> nn.Module:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError("writing a Hugging Face model needs: pip install transformers") from error
+        raise ConfigError(
+            "writing a Hugging Face model needs transformers: pip install 'vitfw[huggingface]'"
+        ) from error
 
     family = _family_of_options(options)
     with_head, without = CLASSES[family]

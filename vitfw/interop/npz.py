@@ -171,11 +171,14 @@ def to_vitfw(state: Mapping[str, Tensor]) -> Translated:
         for i, block in enumerate(array.unbind(0)) if stacked else [(0, array)]:
             one = short.replace("encoderblock/", f"encoderblock_{i}/", 1)
             layout, rank = layout_of(one)
-            if block.ndim == rank:
-                one = re.sub("/(kernel|scale)$", "/weight", one)
+            one = re.sub("/(kernel|scale)$", "/weight", one)
+            if one in flat:
+                unknown += [source[one], name]
+            elif block.ndim == rank:
                 flat[one], source[one] = to_torch(layout, block), name
             else:
                 unknown.append(name)
+    flat = {one: array for one, array in flat.items() if source[one] not in unknown}
     represented = any(name.startswith("pre_logits/") for name in flat)
     translated = to_ours(TABLE, REPRESENTATION if represented else (), flat)
     ignored |= {source[name]: why for name, why in translated.ignored.items()}

@@ -6,7 +6,7 @@ All five name a block's tensors as timm and we do. What differs:
 
 | | in the file | here |
 |---|---|---|
-| all | tensors below `model`, `state_dict`, `teacher`, …, names below `module.`, `backbone.`, … | |
+| all | names below `module.`, `backbone.`, … | |
 | DeiT III | `gamma_1`, `gamma_2` | `ls1.gamma`, `ls2.gamma` |
 | MAE | `decoder_*`, `mask_token` | |
 | DINO | `head.mlp`, `head.last_layer`: the projection | |
@@ -22,7 +22,6 @@ Source: Touvron et al. 2021 and 2022; He et al. 2022; Caron et al. 2021; Oquab e
 Darcet et al. 2024 for the registers.
 """
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -32,12 +31,16 @@ import torch
 from torch import Tensor
 
 from vitfw.errors import ConfigError
-from vitfw.interop.translation import Table, Translated, mlp_ratio_of, to_ours
+from vitfw.interop.translation import (
+    Table,
+    Translated,
+    add_rows_of_registers,
+    our_name,
+    to_ours,
+)
 from vitfw.models.construction import CHOICES
 from vitfw.models.vit import VisionTransformer
 
-# Where several are there, the first: averaged weights before raw ones, as they are evaluated.
-WRAPPINGS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "student")
 ANCHOR = "patch_embed.proj.weight"
 
 TABLE: Table = (
@@ -61,49 +64,12 @@ IGNORED = {  # pattern → reason
     r"\.\./head\.(mlp|last_layer)\..+": "the projection head of DINO's pre-training",
     r"\.\./(dino|ibot)_(head|loss)\..+": "the projection head of DINOv2's pre-training",
 }
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}  # of all published models, by C
-
-
-# ── wrappings ─────────────────────────────────────────────────────────────────────────────────
-
-
-def unwrap(content: Mapping[str, Any], key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, from wherever `wrapping_of` finds them."""
-    for part in wrapping_of(content, key):
-        content = content[part]
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def wrapping_of(content: Mapping[str, Any], key: str | None = None) -> list[str]:
-    """The keys that lead to the tensors of a checkpoint: `[]`, `["model"]`, `["ema", "model"]`.
-
-    `key` names the one to take where there are several (`student` instead of `teacher`).
-
-    Raises:
-        ConfigError: there are no tensors, or none below `key`.
-    """
-    inner = {name: part for name, part in content.items() if isinstance(part, Mapping) and part}
-    if key is not None:
-        if key not in inner:
-            there = ", ".join(map(str, inner)) or "none"
-            raise ConfigError(f"the checkpoint holds no weights {key!r}; there: {there}")
-        return [key, *wrapping_of(inner[key])]
-    if any(isinstance(part, Tensor) for part in content.values()):
-        return []
-    for name in WRAPPINGS:
-        if name in inner:
-            return [name, *wrapping_of(inner[name])]
-    keys = ", ".join(map(str, list(content)[:8])) or "nothing"
-    raise ConfigError(f"the checkpoint holds no weights; its keys: {keys}")
 
 
 def prefixes_of(names: Collection[str]) -> list[str]:
     """What comes before the names of each model in a file: `["module.backbone."]`, `[""]`."""
     found = (name.removesuffix(ANCHOR) for name in names if name.endswith(ANCHOR))
     return [prefix for prefix in found if not prefix or prefix.endswith(".")]
-
-
-# ── names ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def recognises(names: Collection[str]) -> bool:
@@ -124,18 +90,23 @@ def to_vitfw(state: Mapping[str, Tensor]) -> Translated:
         raise ConfigError(
             f"the file holds several models; keep the tensors below one of: {', '.join(prefixes)}"
         )
-    source = {bare_name(name, prefixes[0]): name for name in state}
+    bare: dict[str, list[str]] = {}
+    for name in state:
+        bare.setdefault(bare_name(name, prefixes[0]), []).append(name)
+    doubled = [name for names in bare.values() if len(names) > 1 for name in names]
+    source = {name: names[0] for name, names in bare.items() if len(names) == 1}
     rows = [(name, why) for name in source for p, why in IGNORED.items() if re.fullmatch(p, name)]
     ours = {name: state[full] for name, full in source.items() if pattern_of(name) in our_names()}
     others = {name: state[full] for name, full in source.items() if name not in ours}
     translated = to_ours(TABLE, rows, others)
+    for name in sorted(ours.keys() & translated.state.keys()):  # under our name and under theirs
+        doubled += [source[name], *(source[o] for o in others if our_name(o, TABLE) == name)]
+        del ours[name], translated.state[name]
     ours |= translated.state
-    if "register_tokens" in source and "pos_embed" in ours:
-        first, patches = ours["pos_embed"].split([1, ours["pos_embed"].shape[1] - 1], dim=1)
-        rows_of_registers = torch.zeros_like(ours["reg_token"])
-        ours["pos_embed"] = torch.cat([first, rows_of_registers, patches], dim=1)
+    if "register_tokens" in source:
+        add_rows_of_registers(ours)
     ignored = {source[name]: why for name, why in translated.ignored.items()}
-    return Translated(ours, ignored, [source[name] for name in translated.unknown])
+    return Translated(ours, ignored, [*(source[name] for name in translated.unknown), *doubled])
 
 
 def pattern_of(name: str) -> str:
@@ -168,53 +139,3 @@ def bare_name(name: str, prefix: str) -> str:
         above = prefix[: prefix[:-1].rfind(".") + 1]
         return "../" + name.removeprefix(above)
     return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name[len(prefix) :])
-
-
-def options_of(state: Mapping[str, Tensor], num_heads: int | None = None) -> dict[str, Any]:
-    """Options of our VisionTransformer for these tensors.
-
-    No tensor tells the number of heads; None stands for that of the published model as wide. The
-    grid is taken as square; where it cannot be, `img_size` is left out.
-
-    Raises:
-        ConfigError: no published model is as wide, or these are not a ViT's tensors.
-    """
-    ours = to_vitfw(state).state
-    if not {ANCHOR, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight"} <= set(ours):
-        raise ConfigError("these are not the weights of a ViT")
-    dim, in_chans, height, width = ours[ANCHOR].shape
-    if num_heads is None and dim not in HEADS:
-        raise ConfigError(f"no published model has embed_dim {dim}; say num_heads")
-    hidden, gated = (
-        ours[f"blocks.0.mlp.{name}.weight"].shape[i] for i, name in ((0, "fc1"), (1, "fc2"))
-    )
-    registers = ours["reg_token"].shape[1] if "reg_token" in ours else 0
-    options: dict[str, Any] = {
-        "patch_size": (height, width),
-        "in_chans": in_chans,
-        "num_classes": len(ours["head.weight"]) if "head.weight" in ours else 0,
-        "embed_dim": dim,
-        "depth": 1 + max(int(name.split(".")[1]) for name in ours if name.startswith("blocks.")),
-        "num_heads": num_heads or HEADS[dim],
-        "mlp_ratio": mlp_ratio_of(hidden, dim),
-        "mlp_layer": "swiglu_packed" if hidden == 2 * gated else "mlp",
-        "qkv_bias": "blocks.0.attn.qkv.bias" in ours,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in ours else None,
-        "class_token": "cls_token" in ours,
-        "dist_token": "dist_token" in ours,
-        "reg_tokens": registers,
-        "global_pool": "token",
-    }
-    if "fc_norm.weight" in ours or not options["class_token"]:
-        options["global_pool"] = "avg"
-    elif "head.weight" in ours and ours["head.weight"].shape[1] == 2 * dim:
-        options["global_pool"] = "token_avg"
-    if "pos_embed" in ours:
-        prefix = options["class_token"] + options["dist_token"] + registers
-        rows = ours["pos_embed"].shape[1]
-        options["no_embed_class"] = math.isqrt(rows) ** 2 == rows
-        patches = rows if options["no_embed_class"] else rows - prefix
-        side = math.isqrt(patches)
-        if side * side == patches:
-            options["img_size"] = (side * height, side * width)
-    return options

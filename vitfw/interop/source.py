@@ -5,24 +5,27 @@ others, and as much as the source tells of the model they belong to.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer as TorchvisionVisionTransformer
 
-from vitfw.checkpoint import KEY, load_file, passport_of
+from vitfw.checkpoint import is_ours, load_file, read_passport
 from vitfw.errors import ConfigError, nearest
 from vitfw.interop import eva, folder, huggingface, npz, original
 from vitfw.interop import timm as timm_vit
 from vitfw.interop import torchvision as torchvision_vit
 from vitfw.interop.hub import FETCHERS
 from vitfw.interop.translation import Translated
+from vitfw.interop.wrapping import bare, check_tensors, unwrap
 from vitfw.models.vit import VisionTransformer
 
 # Told apart by their names; the last takes everything that is named as we name it.
@@ -35,8 +38,6 @@ FORMATS: dict[str, ModuleType] = {
 }
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ViTs
 OURS = f"{VisionTransformer.__module__}.{VisionTransformer.__name__}"
-# What trainers and compilers put before every name of a model.
-OUTER = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Weights:
 
     `options` are those of the VisionTransformer that they belong to, as far as the source tells;
     `mean` and `std` those of the images they were trained with. `raw` has the tensors under the
-    names they came with, for a net that is no VisionTransformer.
+    names they came with, for a net that is no VisionTransformer. `notes` are for the report.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Weights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     raw: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_source(source: str | nn.Module) -> Weights:
@@ -84,6 +86,15 @@ def read_source(source: str | nn.Module) -> Weights:
     return of_file(path)
 
 
+@contextmanager
+def naming(source: str | Path) -> Iterator[None]:
+    """Whatever ConfigError there is, begins with where the weights are from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
 def weights(source: str, name: str, translated: Translated, raw: Mapping[str, Tensor], **more):
     return Weights(
         source,
@@ -99,27 +110,31 @@ def weights(source: str, name: str, translated: Translated, raw: Mapping[str, Te
 def of_file(path: Path) -> Weights:
     """A checkpoint or state dict in any wrapping; one of ours brings its options along."""
     content = load_file(path)
-    if KEY in content:
-        return of_checkpoint(path)
+    if is_ours(content):
+        return of_checkpoint(content, path)
     told = folder.metadata_of(path) if path.suffix == ".safetensors" else {}
-    if is_ours(told.get("model")):
-        state, options = dict(content), complete(told["model"])
+    if is_our_model(told.get("model")):
+        with naming(path):
+            check_tensors(content)
+        state, options = dict(content), options_in(told["model"], path)
         mean, std = folder.pair_of(told, "mean", "std")
         return Weights(str(path), "vitfw", state, options=options, mean=mean, std=std, raw=state)
-    try:
-        state = {str(name): tensor for name, tensor in original.unwrap(content).items()}
+    with naming(path):
+        state, notes = unwrap(content)
+        check_tensors(state)
         name, translated = translate(state)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return weights(str(path), name, translated, bare(state))
+    implied = torchvision_vit.IMPLIED if name == "torchvision" else {}
+    return weights(str(path), name, translated, bare(state), notes=notes, options=dict(implied))
 
 
-def of_checkpoint(path: Path) -> Weights:
+def of_checkpoint(content: Mapping[str, Any], path: Path) -> Weights:
     """One of our own, of our VisionTransformer or of another net."""
-    passport, state = passport_of(path)
+    passport, state = read_passport(content, path)
+    with naming(path):
+        check_tensors(state)
     images = {"mean": tuple(passport.mean), "std": tuple(passport.std)}
-    if is_ours(model := passport.config.get("model", {})):
-        options = complete(model)
+    if is_our_model(model := passport.config["model"]):
+        options = options_in(model, path)
         return Weights(str(path), "vitfw", state, options=options, raw=dict(state), **images)
     _, translated = translate(state)
     return weights(str(path), "vitfw", translated, state, **images)
@@ -127,7 +142,10 @@ def of_checkpoint(path: Path) -> Weights:
 
 def of_npz(path: Path) -> Weights:
     """Google's archive, whose query kernels tell the number of heads."""
-    translated = npz.to_vitfw(state := npz.read_npz(path))
+    state = npz.read_npz(path)
+    with naming(path):
+        check_tensors(state)
+    translated = npz.to_vitfw(state)
     try:
         options = npz.options_of(state)
     except ConfigError:  # no ViT, so that no net of ours will take it
@@ -135,15 +153,7 @@ def of_npz(path: Path) -> Weights:
     return weights(str(path), "Google npz", translated, state, options=options)
 
 
-def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` without what is before all of its names."""
-    outer = next((o for o in OUTER if state and all(name.startswith(o) for name in state)), None)
-    if outer is None:
-        return state
-    return bare({name.removeprefix(outer): tensor for name, tensor in state.items()})
-
-
-def is_ours(model: Any) -> bool:
+def is_our_model(model: Any) -> bool:
     """Whether a config's `model` is our VisionTransformer."""
     return isinstance(model, Mapping) and model.get("_target_") == OURS
 
@@ -152,6 +162,22 @@ def complete(options: Mapping[str, Any]) -> dict[str, Any]:
     """All options of our VisionTransformer: those left out have its defaults."""
     parameters = inspect.signature(VisionTransformer).parameters
     return {name: options.get(name, p.default) for name, p in parameters.items()}
+
+
+def options_in(model: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """All options of the VisionTransformer whose config the file at `path` has.
+
+    Raises:
+        ConfigError: no VisionTransformer can be built from them.
+    """
+    options = complete(model)
+    try:
+        with torch.device("meta"):
+            VisionTransformer(**options)
+    except Exception as error:  # whatever values that make no sense lead to
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{path} has a config of no VisionTransformer in it: {said}") from error
+    return options
 
 
 def translate(state: Mapping[str, Tensor]) -> tuple[str, Translated]:
@@ -169,7 +195,7 @@ def of_folder(path: Path) -> Weights:
     loaded.source = str(path)
     loaded.mean, loaded.std = found.mean, found.std
     if "model_type" in found.config:
-        loaded.options = complete(folder.huggingface_options(found))
+        loaded.options = options_in(folder.huggingface_options(found), path / "config.json")
     elif (model := folder.timm_model(found)) is not None and (name := peer_of(model)):
         loaded.options = complete(FORMATS[name].options_of(model))
     return loaded
@@ -184,6 +210,8 @@ def of_model(model: nn.Module, source: str) -> Weights:
         ConfigError: it is a Vision Transformer with a part that ours has not.
     """
     state = model.state_dict()
+    with naming(source):
+        check_tensors(state)
     mean, std = folder.pair_of(getattr(model, "pretrained_cfg", None), "mean", "std")
     if isinstance(model, VisionTransformer):
         return Weights(source, "vitfw", state, options=model.options, raw=state)

@@ -14,7 +14,8 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from vitfw.errors import ConfigError
-from vitfw.interop.translation import Translated, expressible, fuse_qkv, mlp_ratio_of
+from vitfw.interop.translation import Translated, expressible, mlp_ratio_of
+from vitfw.models.attention import fuse_qkv
 from vitfw.models.options import ACT_LAYERS
 from vitfw.models.patch_embed import as_pair
 
@@ -275,8 +276,3 @@ def arguments_of(options: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str,
     return (
         VisionTransformerDistilled if full["dist_token"] else theirs.VisionTransformer
     ), arguments
-
-
-def load_peer(peer: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy our tensors into `peer`, which `build_peer` made from the options of the same model."""
-    peer.load_state_dict(from_vitfw(state))

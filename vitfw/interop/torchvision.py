@@ -46,6 +46,15 @@ CARRIED = frozenset(
     "img_size patch_size num_classes embed_dim depth num_heads mlp_ratio norm_eps".split()
 )
 
+# What the library's class is where nobody gives it another norm_layer; its files say none of it.
+IMPLIED: dict[str, Any] = {
+    "act_layer": "gelu",
+    "norm_layer": "layernorm",
+    "norm_eps": 1e-6,
+    "rope": "none",
+    "qk_scale": None,
+}
+
 CONV_STEM = (
     "conv_stem_configs makes a stem of convolutions with batch normalisation and ReLU, and "
     "vitfw has only its own (embed_layer=conv_stem)"
@@ -137,11 +146,6 @@ def build_peer(options: Mapping[str, Any]) -> TorchvisionVisionTransformer:
     if full["num_classes"] == 0:
         peer.heads = nn.Sequential()
     return peer
-
-
-def load_peer(peer: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy our tensors into `peer`, which `build_peer` made from the options of the same model."""
-    peer.load_state_dict(from_vitfw(state))
 
 
 def _num_classes(heads: nn.Module) -> int:

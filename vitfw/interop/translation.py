@@ -3,7 +3,7 @@
 A table is a sequence of (their name, our name). In both names `{i}` stands for the number of a
 block and `{p}` for `weight` or `bias`. In their name `{a|b|c}` stands for several tensors which,
 stacked along their first dimension in that order, are one of ours. Where several rows have the
-same name of ours, all of them are read and the first is written.
+same name of ours, any of them is read and the first is written.
 """
 
 import inspect
@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from vitfw.errors import ConfigError, nearest
+from vitfw.models.attention import fuse_qkv
 from vitfw.models.vit import VisionTransformer
 
 Table = Sequence[tuple[str, str]]
-
-SEPARATE_QKV: Table = (("blocks.{i}.attn.{q_proj|k_proj|v_proj}.{p}", "blocks.{i}.attn.qkv.{p}"),)
 
 # Options that a peer need not have: in evaluation, at the model's own image size, they change
 # nothing, or only the spelling of the weights.
@@ -40,7 +39,8 @@ class Translated:
     """Somebody's tensors under our names, and what became of all others.
 
     `ignored` says of each tensor left out on purpose why; `unknown` lists those that no row of the
-    table names. Every tensor of the input is in exactly one of the three.
+    table names, and those that two rows name alike. Every tensor of the input is in exactly one of
+    the three.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -52,6 +52,7 @@ def to_ours(table: Table, ignored: Table, state: Mapping[str, Tensor]) -> Transl
     """Rename and stack `state` by `table`; `ignored` has rows of (their name, reason)."""
     found: dict[tuple[str, int], dict[int, str]] = {}  # (our name, row) → part → their name
     translated = Translated()
+    rows_of: dict[str, set[int]] = {}  # our name → the rows that give it
     for name in state:
         reason = next((why for theirs, why in ignored if _regex(theirs).fullmatch(name)), None)
         place = _place_of(name, table)
@@ -62,13 +63,39 @@ def to_ours(table: Table, ignored: Table, state: Mapping[str, Tensor]) -> Transl
         else:
             ours, row, part = place
             found.setdefault((ours, row), {})[part] = name
+            rows_of.setdefault(ours, set()).add(row)
     for (ours, row), parts in found.items():
-        if len(parts) < len(_parts(table[row][0])) or ours in translated.state:
-            translated.unknown.extend(parts.values())
-        else:
-            tensors = [state[parts[part]] for part in sorted(parts)]
+        tensors = [state[parts[part]] for part in sorted(parts)]
+        whole = len(parts) == len(_parts(table[row][0])) and can_be_stacked(tensors)
+        if whole and len(rows_of[ours]) == 1:
             translated.state[ours] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        else:
+            translated.unknown.extend(parts.values())
     return translated
+
+
+def our_name(name: str, table: Table) -> str | None:
+    """What `name`, one of theirs, is called here, or is a part of."""
+    place = _place_of(name, table)
+    return None if place is None else place[0]
+
+
+def can_be_stacked(tensors: Sequence[Tensor]) -> bool:
+    """Whether they can be parts of one; a single tensor is always one."""
+    return len(tensors) == 1 or (tensors[0].ndim > 0 and len({t.shape for t in tensors}) == 1)
+
+
+def add_rows_of_registers(ours: dict[str, Tensor]) -> None:
+    """Rows of zeros in `pos_embed` for registers, which had no position where they come from.
+
+    [1, 1 + N, C] → [1, 1 + R + N, C]; shapes that do not fit are left for others to refuse.
+    """
+    table, registers = ours.get("pos_embed"), ours.get("reg_token")
+    if table is None or registers is None or not table.ndim == registers.ndim == 3:
+        return
+    if len(table) == len(registers) and table.shape[2] == registers.shape[2]:
+        rows = torch.zeros_like(registers).to(table)
+        ours["pos_embed"] = torch.cat([table[:, :1], rows, table[:, 1:]], dim=1)
 
 
 def to_theirs(table: Table, state: Mapping[str, Tensor], peer: str) -> dict[str, Tensor]:
@@ -103,12 +130,6 @@ def check_tokens(state: Mapping[str, Tensor], peer: str) -> None:
     for name, option in (("cls_token", "class_token=true"), ("pos_embed", "pos_embed=learn")):
         if name not in state:
             raise ConfigError(f"{peer} needs {name}; these weights have none, train with {option}")
-
-
-def fuse_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors with `fused_qkv=False` as those of `fused_qkv=True`; all others as they are."""
-    fused = to_ours(SEPARATE_QKV, (), state)
-    return fused.state | {name: state[name] for name in fused.unknown}
 
 
 def expressible(peer: str, options: Mapping[str, Any], carried: Collection[str]) -> dict[str, Any]:

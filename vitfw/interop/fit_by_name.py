@@ -1,0 +1,56 @@
+"""Weights into a net that is no VisionTransformer of ours: all but a classifier's must fit."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from vitfw.checkpoint import misfit, refuse_disagreement, refuse_integers
+from vitfw.interop.report import LoadReport
+from vitfw.interop.source import Weights
+
+
+def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[str, Tensor]:
+    """What to load into `net`: every one of its tensors.
+
+    The classifier's may be of other classes, or missing as a whole.
+
+    Raises:
+        ConfigError: names the tensors that are missing, left over, or of another shape.
+    """
+    own, given = net.state_dict(), weights.raw
+    refuse_integers(weights.source, given, own)
+    heads = classifier_names(net)
+    state: dict[str, Tensor] = {}
+    missing, misfits = [], []
+    for name, tensor in own.items():
+        if name in given and given[name].shape == tensor.shape:
+            state[name] = given[name]
+            report.loaded.append(name)
+        elif (start := head_of(name, heads)) and (name in given or not any_of(given, start)):
+            state[name] = tensor
+            report.remade[name] = "for other classes" if name in given else "the weights have none"
+        elif name in given:
+            misfits.append(misfit(name, given[name], tensor))
+        else:
+            missing.append(name)
+    left = [name for name in given if name not in own]
+    report.ignored.update({name: "another classifier" for name in left if name.startswith(heads)})
+    unknown = [name for name in left if name not in report.ignored]
+    hint = "; only vitfw's VisionTransformer is fitted to other sizes" if misfits else ""
+    refuse_disagreement(weights.source, missing, unknown, misfits, hint)
+    return state
+
+
+def head_of(name: str, heads: tuple[str, ...]) -> str | None:
+    """How the name of a classifier's tensor begins; None for any other tensor."""
+    return next((start for start in heads if name.startswith(start)), None)
+
+
+def any_of(given: Mapping[str, Tensor], start: str) -> bool:
+    return any(name.startswith(start) for name in given)
+
+
+def classifier_names(net: nn.Module) -> tuple[str, ...]:
+    """How the names of the classifier's tensors begin; timm's models say it themselves."""
+    named = getattr(net, "pretrained_cfg", {}).get("classifier") or ("head", "fc", "classifier")
+    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
