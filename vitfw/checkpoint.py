@@ -21,6 +21,7 @@ from vitfw.atomic import replacing
 from vitfw.errors import ConfigError, nearest
 
 KEY = "vitfw"
+SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt", ".bin", ".npz")  # files that hold weights
 FORMAT = 1
 GRAPHS = (".onnx", ".pt2")
 
@@ -89,8 +90,9 @@ def load_file(path: Path) -> dict[str, Any]:
             a graph.
     """
     if not path.is_file():
-        found = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        hint = nearest(path.name, found) or (f"; there: {', '.join(found)}" if found else "")
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        found = sorted(p.name for p in beside if p.suffix in SUFFIXES)
+        hint = nearest(path.name, found) or (f"; there: {some(found)}" if found else "")
         raise ConfigError(f"there is no checkpoint {path}{hint}")
     if path.suffix in GRAPHS:
         raise ConfigError(
