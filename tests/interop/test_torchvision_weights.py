@@ -40,7 +40,21 @@ def twin_of(peer: TorchvisionVisionTransformer) -> VisionTransformer:
     return ours
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
+FIVE = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIVE)
+def test_the_five_models_of_torchvision_give_the_same_logits_at_full_size(name):
+    peer = getattr(tv, name)().double().eval()
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+        x = torch.randn(1, 3, peer.image_size, peer.image_size, dtype=torch.float64)
+        torch.testing.assert_close(twin_of(peer)(x), peer(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FIVE)
 def test_every_published_model_has_our_tensors_and_shapes(name):
     with torch.device("meta"):
         peer = getattr(tv, name)()
