@@ -80,12 +80,8 @@ def main() -> int:
                 cells = [f"{value:.2f}" for value in (*times.values(), ratio)]
                 table.add_row(", ".join(map(str, shape)), kind, passes, *cells)
     console.print(table)
-    store(
-        "attention",
-        "milliseconds of one attention call, median of seven; B, H, N, D",
-        rows,
-        device,
-    )
+    what = "milliseconds of one attention call, median of seven; B, H, N, D"
+    store("attention", {"what": what, "rows": rows}, device)
     return 0
 
 

@@ -65,7 +65,7 @@ def main() -> int:
                 table.add_row(", ".join(map(str, shape)), kind, passes, *cells)
     console.print(table)
     what = "milliseconds of one patch embedding, median of eight; B, C, image side, patch, D"
-    store("patch_embed", what, rows, device)
+    store("patch_embed", {"what": what, "rows": rows}, device)
     return 0
 
 

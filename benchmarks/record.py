@@ -12,16 +12,15 @@ from vitfw.environment import device_name, git_commit, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def store(name: str, what: str, rows: list[dict[str, Any]], device: torch.device) -> Path:
-    """Write `results/NAME_cpu.json`, or `_cuda`."""
+def store(name: str, figures: dict[str, Any], device: torch.device) -> Path:
+    """Write `figures` and where they are from to `results/NAME_cpu.json`, or `_cuda`."""
     RESULTS.mkdir(exist_ok=True)
     result = {
-        "what": what,
+        **figures,
         "device": device_name(device),
         "date": date.today().isoformat(),
         "git_commit": git_commit(),
         "versions": versions(),
-        "rows": rows,
     }
     path = RESULTS / f"{name}_{device.type}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

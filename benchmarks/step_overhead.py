@@ -10,19 +10,17 @@ logging, schedule, progress. Prints the ratio of images per second and stores it
 
 import argparse
 import itertools
-import json
 import logging
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from record import store
 
 from vitfw.assemble import (
     build_classifier,
@@ -34,9 +32,7 @@ from vitfw.assemble import (
 from vitfw.config import build, compose, to_plain
 from vitfw.console import console, log
 from vitfw.data.datamodule import ImageData
-from vitfw.environment import device_name, git_commit, versions
 
-RESULTS = Path(__file__).parent / "results"
 USUAL = ["model=vit_mini4_conv", "data=fake", "data.native_size=28", "data.num_images=8000"]
 
 
@@ -64,14 +60,8 @@ def main() -> int:
         "steps_per_turn": options.steps,
         "overrides": options.overrides or USUAL,
         "batch_size": cfg["data"]["batch_size"],
-        "device": device_name(device_of(cfg)),
-        "date": date.today().isoformat(),
-        "git_commit": git_commit(),
-        "versions": versions(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    kind = device_of(cfg).type
-    (RESULTS / f"step_overhead_{kind}.json").write_text(json.dumps(result, indent=2) + "\n")
+    store("step_overhead", result, device_of(cfg))
     console.print(f"bare {bare:,.0f} img/s, Trainer {framework:,.0f} img/s")
     console.print(f"ratio {result['ratio']:.3f}, median of turns {statistics.median(ratios):.3f}")
     return 0

@@ -90,7 +90,7 @@ def main() -> int:
         f"tome_r tokens merged in every block: {model['depth']} blocks of width "
         f"{model['embed_dim']}, {net.patch_embed.num_patches} tokens"
     )
-    store("token_merging", what, rows, device)
+    store("token_merging", {"what": what, "rows": rows}, device)
     return 0
 
 

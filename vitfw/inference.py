@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitfw.checkpoint import Passport, load_weights, passport_of
+from vitfw.checkpoint import Passport, load_file, load_weights, read_passport
 from vitfw.config import build
 from vitfw.console import log
 from vitfw.data.image_folder import SUFFIXES
 from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
 from vitfw.errors import ConfigError
-from vitfw.interop.fit import initialise_from
+from vitfw.interop.fit import fit
+from vitfw.interop.source import is_our_model, of_checkpoint
 from vitfw.models.patch_embed import as_pair
 from vitfw.token_limit import check_tokens
 from vitfw.training.precision import best_precision, resolve_accelerator
@@ -30,9 +31,6 @@ AUTOCAST = {
     "32-true": None,
     "32": None,
 }
-
-
-OURS = "vitfw.models.vit.VisionTransformer"
 
 
 def load_net(
@@ -46,18 +44,19 @@ def load_net(
     Raises:
         ConfigError: the checkpoint cannot be read, is not vitfw's, or does not fit its config.
     """
-    passport, weights = passport_of(checkpoint)
+    content = load_file(checkpoint)
+    passport, weights = read_passport(content, checkpoint)
     options = dict(passport.config["model"])
     if "pretrained" in options:
         options["pretrained"] = False  # the weights are in the checkpoint
     changed = {name: value for name, value in (changes or {}).items() if value is not None}
-    if changed and options.get("_target_") != OURS:
+    if changed and not is_our_model(options):
         asked = " ".join(f"model.{name}={value}" for name, value in changed.items())
         raise ConfigError(f"only vitfw's VisionTransformer takes {asked}; leave it out")
     net: nn.Module = build({**options, **changed})
     check_tokens(net)
     if {"img_size", "patch_size"} & set(changed):
-        for line in initialise_from(net, str(checkpoint)).lines():
+        for line in fit(net, of_checkpoint(content, checkpoint)).lines():
             log.info(line)
         img_size = list(as_pair(changed.get("img_size", passport.img_size)))
         passport = dataclasses.replace(passport, img_size=img_size)

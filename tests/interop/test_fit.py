@@ -11,6 +11,7 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from randomised import random_weights
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import adapt_input_conv
 from torch import nn
@@ -31,12 +32,6 @@ TINY: dict[str, Any] = {
     "depth": 2,
     "num_heads": 2,
 }
-
-
-def random_weights(net: nn.Module) -> Any:
-    for parameter in net.parameters():
-        parameter.data = 0.2 * torch.randn_like(parameter)
-    return net.eval()
 
 
 def ours(**options) -> Any:

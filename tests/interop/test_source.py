@@ -15,6 +15,7 @@ import safetensors.torch
 import timm
 import torch
 import transformers
+from randomised import random_weights
 from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionVisionTransformer
 
@@ -35,12 +36,6 @@ TINY: dict[str, Any] = {
     "num_heads": 3,
 }
 HALF = (0.5, 0.5, 0.5)
-
-
-def random_weights(net: nn.Module) -> Any:
-    for parameter in net.parameters():
-        parameter.data = 0.2 * torch.randn_like(parameter)
-    return net.eval()
 
 
 def timm_vit(name: str = "vit_tiny_patch16_224", **options) -> Any:

@@ -8,6 +8,7 @@ from timm.layers import Mlp as TimmMlp
 from timm.layers import SwiGLU as TimmSwiGLU
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
+from twins import assert_same
 
 from vitfw.models.attention import Attention
 from vitfw.models.block import Block, DropPath, Mlp, SwiGLU, SwiGLUPacked
@@ -18,22 +19,6 @@ from vitfw.models.rotary import RotaryEmbedding
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def assert_same(theirs: nn.Module, ours: nn.Module, x: Tensor) -> None:
-    """Outputs and gradients, in float64, with the weights of `theirs` under the same names."""
-    theirs, ours = theirs.double().eval(), ours.double().eval()
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    expected, out = theirs(x), ours(x)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
-    direction = torch.randn_like(expected)
-    (expected * direction).sum().backward()
-    (out * direction).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
-    for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=1e-9, msg=name)
 
 
 def tokens(*shape: int) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock
 from torch import Tensor, nn
+from twins import assert_same
 
 from vitfw.models.attention import Attention
 from vitfw.models.block import Mlp
@@ -18,26 +19,6 @@ def seeded():
 
 def tokens() -> Tensor:
     return torch.randn(2, 5, 24, dtype=torch.float64)
-
-
-def same_weights(theirs: nn.Module, ours: nn.Module) -> None:
-    theirs, ours = theirs.double().eval(), ours.double().eval()
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-
-
-def assert_same(theirs: nn.Module, ours: nn.Module) -> None:
-    same_weights(theirs, ours)
-    x = tokens()
-    expected, out = theirs(x), ours(x)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
-    direction = torch.randn_like(expected)
-    (expected * direction).sum().backward()
-    (out * direction).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
-    for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=1e-9, msg=name)
 
 
 def pair(biases: bool = True, init_values: float | None = None, **options) -> PairBlock:
@@ -56,7 +37,7 @@ def pair(biases: bool = True, init_values: float | None = None, **options) -> Pa
 def test_parallel_block_equals_timms_scaling_block(qkv_bias, init_values, options):
     options = {"qkv_bias": qkv_bias, "init_values": init_values} | options
     theirs = ParallelScalingBlock(24, 3, mlp_ratio=2, norm_layer=nn.LayerNorm, **options)
-    assert_same(theirs, ParallelBlock(24, 48, 3, **options))
+    assert_same(theirs, ParallelBlock(24, 48, 3, **options), tokens())
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -73,7 +54,7 @@ def test_pair_block_equals_timms_things_block(biases, init_values, qk_norm):
         norm_layer=nn.LayerNorm,
         init_values=init_values,
     )
-    assert_same(theirs, pair(biases, init_values, qk_norm=qk_norm))
+    assert_same(theirs, pair(biases, init_values, qk_norm=qk_norm), tokens())
 
 
 @pytest.mark.parametrize("qk_scale", [None, 0.7])

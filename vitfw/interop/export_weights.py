@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from vitfw.config import build
 from vitfw.errors import ConfigError
 from vitfw.interop import huggingface, npz, timm_hub, torchvision
 from vitfw.interop import timm as timm_vit
+from vitfw.interop.agreement import Logits
 from vitfw.interop.translation import expressible
 from vitfw.models.attention import fuse_qkv
 from vitfw.models.patch_embed import linear_to_kernel
 from vitfw.models.vit import VisionTransformer
-
-Logits = Callable[[Tensor], Tensor]
 
 SIDES = ("height", "width")
 TORCHVISION_NAMES = {

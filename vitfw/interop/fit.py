@@ -16,18 +16,9 @@ from vitfw.interop.stretch import PREFIXES, fit_kernel, fit_positions, prefix_ro
 from vitfw.models.attention import fuse_qkv, split_qkv
 from vitfw.models.vit import VisionTransformer
 
-# What a net may have that its weights lack: it starts as it was initialised, and is reported.
-MAY_BE_NEW = (
-    "head.",
-    "head_dist.",
-    "cls_token",
-    "dist_token",
-    "reg_token",
-    "attn_pool.",
-    "seq_pool.",
-)
-# What weights may have that the net lacks.
-MAY_BE_LEFT = {
+# What the net may have and the weights not: it starts as it was initialised. Or the other way
+# round: it is left out, for this reason. Both are reported.
+OPTIONAL = {
     "head.": "the model has no head",
     "head_dist.": "the model has no distillation head",
     "cls_token": "the model has no class token",
@@ -53,7 +44,16 @@ def initialise_from(
         ConfigError: the source cannot be read; the weights are of another architecture: the
             message names the tensors, or the options, that disagree.
     """
-    weights = read_source(source)
+    return fit(net, read_source(source), mean, std)
+
+
+def fit(
+    net: nn.Module,
+    weights: Weights,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> LoadReport:
+    """`initialise_from` for weights that have been read."""
     report = LoadReport(weights.source, weights.format)
     if isinstance(net, VisionTransformer):
         state = Fitting(net, weights, report).state()
@@ -128,7 +128,7 @@ class Fitting:
 
     def may_be_new(self, name: str, given: Mapping[str, Tensor]) -> bool:
         """Whether a tensor that the weights lack may be left as it is: not one part of a whole."""
-        start = next((start for start in MAY_BE_NEW if name.startswith(start)), None)
+        start = next((start for start in OPTIONAL if name.startswith(start)), None)
         return start is not None and not any(theirs.startswith(start) for theirs in given)
 
     @property
@@ -175,7 +175,7 @@ class Fitting:
 
     def leave(self, name: str, own: Mapping[str, Tensor]) -> bool:
         """Whether a tensor that the net has no place for may be left out; then it is reported."""
-        for start, reason in MAY_BE_LEFT.items():
+        for start, reason in OPTIONAL.items():
             if name.startswith(start) and not any(ours.startswith(start) for ours in own):
                 self.report.ignored[name] = reason
                 return True
