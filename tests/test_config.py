@@ -238,15 +238,15 @@ def test_a_target_off_the_list_is_refused_by_name_with_what_is_allowed(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "vitfw.data.arrays.shutil.rmtree",
-        "vitfw.data.arrays.gzip.open",
-        "vitfw.data.arrays.Path",
-        "vitfw.data.arrays.datasets.CIFAR10",
+        "vitfw.data.fetch_marker.shutil.rmtree",
+        "vitfw.data.image_file.io.open",
+        "vitfw.data.sources.Path",
+        "vitfw.data.sets.handwriting.datasets.CIFAR10",
         "vitfw.models.vit.torch.load",
         "vitfw.models.vit.torch.hub.load",
         "torch.nn.functional.torch.hub.load",
         "torch.nn.modules.module.warnings.warn",
-        "vitfw.data.arrays.CATALOG",
+        "vitfw.data.catalog.CATALOG",
         "vitfw.training.optimizers",
     ],
 )

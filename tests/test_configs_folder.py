@@ -12,13 +12,18 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import ClassLabel, Features
+from datasets import Dataset as HubDataset
+from datasets import Image as HubImage
 from omegaconf import DictConfig
 from PIL import Image
 
 from vitfw.assemble import build_classifier, build_each, resolve_trainer
+from vitfw.cli.main import main
 from vitfw.config import build, compose, to_plain
 from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.catalog import CATALOG
+from vitfw.data.catalog import CATALOG, DATASETS
+from vitfw.data.classification_data import ClassificationData
 from vitfw.data.datamodule import ImageData
 from vitfw.models.profile import count_parameters
 
@@ -76,14 +81,34 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def roots(pictures, tmp_path_factory) -> dict[str, Path]:
+    """Where the data lie that a config of `data` asks its user for."""
+    folder = tmp_path_factory.mktemp("roots")
+    rows = [f"{path},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
+    (folder / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    kind = Features({"image": HubImage(), "label": ClassLabel(names=["cat", "dog"])})
+    images = {"image": [Image.new("RGB", (8, 8))] * 4, "label": [0, 1, 0, 1]}
+    HubDataset.from_dict(images, kind).save_to_disk(folder / "hub")
+    fake = ["data=fake", "data.num_classes=2", "data.num_images=40"]
+    assert main(["pack", *fake, f"output={folder}/pack", "num_workers=0"]) == 0
+    return {
+        "image_folder": pictures,
+        "csv": folder / "list.csv",
+        "huggingface": folder / "hub",
+        "stream": folder / "pack",
+    }
+
+
 @pytest.fixture
-def configured(pictures, tmp_path):
-    """The plain config for overrides, with a folder of pictures where one is needed."""
+def configured(roots, tmp_path):
+    """The plain config for overrides, with data where they are needed."""
 
     def make(*overrides: str) -> dict:
         words = [f"run_dir={tmp_path}/run", *overrides]
-        if "data=image_folder" in words:
-            words.append(f"data.root={pictures}")
+        for name, root in roots.items():
+            if f"data={name}" in words:
+                words.append(f"data.root={root}")
         return to_plain(compose("train", words))
 
     return make
@@ -97,7 +122,9 @@ def test_the_groups_are_those_of_the_documentation():
     }
 
 
-@pytest.mark.parametrize("group, name", ALL, ids=lambda word: word)
+@pytest.mark.parametrize(
+    "group, name", [pair for pair in ALL if pair[0] != "data"], ids=lambda word: word
+)
 def test_every_option_of_every_group_composes(configured, group, name):
     whole = group != "model"  # the models are many: each by itself, with the data it asks for
     config = configured(f"{group}={name}") if whole else to_plain(composed_model(name))
@@ -204,15 +231,21 @@ def test_every_scheduler_sets_a_rate_for_every_step(configured, name):
     assert max(rates) == 2.0 and min(rates) > 0.0
 
 
-@pytest.mark.parametrize("data", sorted(CATALOG))
+@pytest.mark.parametrize("data", ["digits", "imagenet"])
 @pytest.mark.parametrize("name", options("augment"))
-def test_every_augmentation_fits_every_data_set(configured, name, data):
-    augment = build(configured(f"augment={name}", f"data={data}")["augment"])
+def test_every_augmentation_fits_small_and_large_grey_and_coloured_sets(configured, name, data):
+    config = configured(f"augment={name}", f"data={data}")
+    check_augmentation(build(config["augment"]), config["data"]["channels"])
+
+
+def check_augmentation(augment: object, channels: int) -> None:
     assert isinstance(augment, BatchAugment)
-    images, keys = torch.rand(3, 3, 32, 32), torch.arange(3)
-    changed = augment(images, keys, torch.full((3,), 0.5))
-    assert changed.shape == images.shape
-    assert changed.min() >= 0.0 and changed.max() <= 1.0
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, channels, 32, 32), dtype=torch.uint8, generator=random)
+    changed = augment(images, torch.arange(3))
+    assert changed.shape == images.shape and changed.dtype == torch.uint8
+    floats = torch.randn(3, channels, 32, 32, generator=random)
+    assert augment.after_normalise(floats, torch.arange(3)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", options("trainer"))
@@ -295,25 +328,32 @@ def test_every_data_set_of_the_catalogue_has_a_file_and_every_file_a_data_set():
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_data_file_agrees_with_the_catalogue(configured, name):
-    config, facts = configured(f"data={name}")["data"], CATALOG[name]
+    whole = configured(f"data={name}")
+    config, facts = whole["data"], CATALOG[name]
+    assert whole["model"]["num_classes"] == config["num_classes"]
+    if name == "stream":  # all that it says is the pack's
+        assert isinstance(build({**config, "augment": None}), ClassificationData)
+        return
     assert config["name"] == name
     assert config["channels"] == facts.channels == len(facts.mean) == len(facts.std)
     assert tuple(config["mean"]) == facts.mean
     assert tuple(config["std"]) == facts.std
     assert config["native_size"] == facts.native_size
-    if facts.classes:
-        assert config["num_classes"] == len(facts.classes)
+    assert config["num_classes"] == (facts.num_classes or config["num_classes"])
     data = build({**config, "augment": None})
     assert isinstance(data, ImageData)
     assert data.num_classes == config["num_classes"]
+    check_augmentation(build(whole["augment"]), facts.channels)
 
 
-@pytest.mark.parametrize("name", [n for n, facts in CATALOG.items() if facts.train_images])
+@pytest.mark.parametrize("name", DATASETS)
 def test_what_a_data_file_says_of_size_and_download_is_the_catalogues(name):
     head = head_of(CONFIGS / "data" / f"{name}.yaml")
     facts = CATALOG[name]
-    total = facts.train_images + facts.test_images
-    counts = f"{facts.train_images:,} + {facts.test_images:,}"
-    assert counts in head or f"{total:,}" in head
-    assert f"{facts.native_size} × {facts.native_size}" in head
-    assert (f"{facts.download_mb} MB" if facts.download_mb else "no download") in head
+    counts = [f"{count:,}" for count in facts.splits.values()]
+    assert all(count in head for count in counts) or f"{sum(facts.splits.values()):,}" in head
+    if facts.same_size:
+        assert f"{facts.native_size} × {facts.native_size}" in head
+    size, by_hand = facts.download_mb, "no download" in head or "by hand" in head
+    sizes = [f"{size:,} MB", f"{size} MB", f"{size / 1000:.0f} GB", f"{size / 1000:.1f} GB"]
+    assert by_hand or (size and any(text in head for text in sizes))

@@ -6,11 +6,12 @@ import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitfw.checkpoint import Passport
 from vitfw.config import build
 from vitfw.console import setup_logging
-from vitfw.data.datamodule import ImageData
+from vitfw.data.classification_data import ClassificationData
 from vitfw.environment import versions
 from vitfw.errors import ConfigError
 from vitfw.memory import keep_freed_memory
@@ -70,19 +71,19 @@ def check_counts(options: Config) -> None:
             raise ConfigError(f"trainer.{key}={limit} is a number of batches, or a share: 100, 0.1")
 
 
-def build_data(cfg: Config) -> ImageData:
+def build_data(cfg: Config) -> ClassificationData:
     """The data set, read and split for training.
 
     Raises:
         ConfigError: it is not there, or does not fit the options.
     """
-    data: ImageData = build({**cfg["data"], "augment": cfg["augment"]})
+    data: ClassificationData = build({**cfg["data"], "augment": cfg["augment"]})
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> Classifier:
+def build_classifier(cfg: Config, data: ClassificationData, trainer_options: Config) -> Classifier:
     """Net, loss, optimizer and schedule; the schedule's length follows from the data.
 
     Raises:
@@ -98,7 +99,7 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
     classifier = Classifier(
         net=net,
         num_classes=data.num_classes,
-        loss=build(cfg["loss"]),
+        loss=build_loss(cfg["loss"], data),
         optimizer=build(cfg["optimizer"]),
         scheduler=build(cfg["scheduler"]),
         total_steps=min(limits),
@@ -113,7 +114,13 @@ def build_classifier(cfg: Config, data: ImageData, trainer_options: Config) -> C
     return classifier
 
 
-def optimizer_steps_per_epoch(data: ImageData, trainer_options: Config) -> int:
+def build_loss(node: Config, data: ClassificationData) -> nn.Module:
+    """The loss, with class weights where the data have them."""
+    weights = data.loss_weights()
+    return build(node) if weights is None else build(node, weight=weights)
+
+
+def optimizer_steps_per_epoch(data: ClassificationData, trainer_options: Config) -> int:
     devices = trainer_options["devices"]
     if devices in ("auto", -1, "-1"):
         cuda = trainer_options["accelerator"] == "cuda"
@@ -133,7 +140,7 @@ def build_each(nodes: Config) -> dict[str, Any]:
     return {name: build(node) for name, node in nodes.items() if node is not None}
 
 
-def make_passport(cfg: Config, data: ImageData) -> Passport:
+def make_passport(cfg: Config, data: ClassificationData) -> Passport:
     return Passport(
         config=cfg,
         classes=list(data.classes),

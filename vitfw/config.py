@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw.data.catalog import facts_of
-from vitfw.data.image_folder import class_names
+from vitfw.data.pack_manifest import packed_fact
+from vitfw.data.sources import count_classes
 from vitfw.errors import ConfigError, nearest
 
 ALLOWED_TARGETS = (
@@ -30,6 +31,7 @@ ALLOWED_TARGETS = (
     "vitfw.callbacks.",
     "vitfw.interop.timm_model.",
     "torch.nn.",
+    "torchvision.transforms.v2.",
     "torch.optim.",
     "lightning.Trainer",
     "lightning.pytorch.trainer.",
@@ -60,12 +62,11 @@ def register_resolvers() -> None:
         value = getattr(facts_of(name), key)
         return list(value) if isinstance(value, tuple) else value
 
-    def count_classes(name: str, root: str) -> int | None:
-        if name == "image_folder":
-            return len(class_names(root))
-        return len(facts_of(name).classes) or None
+    def pack(root: str, storage_options: DictConfig, key: str) -> Any:
+        return packed_fact(root, to_plain(storage_options), key)
 
     OmegaConf.register_new_resolver("dataset", fact, replace=True)
+    OmegaConf.register_new_resolver("pack", pack, replace=True)
     OmegaConf.register_new_resolver("classes_in", count_classes, replace=True)
 
 
@@ -133,11 +134,25 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
         if not hint or len(options) <= MOST_LISTED:
             hint = f"{hint or ';'} known: {', '.join(options)}"
         return f"{group}={name} does not exist{hint}"
+    if needed := explain_missing(error):
+        return needed
     unknown = re.search(r"Could not (?:override|append|delete) .*?'([^'\s]+)'", str(error))
     if unknown:
         key = unknown[1].split("@")[0]
         return f"no config key is called {key!r}{suggest_key(config_name, overrides, key)}"
     return " ".join(str(error).split())
+
+
+def explain_missing(error: Exception) -> str | None:
+    """What to give, where a value is asked for that has none, directly or by an interpolation."""
+    text = str(error)
+    if "Missing mandatory value" not in text:
+        return None
+    keys = re.findall(r"(?:Missing mandatory value|full_key): (\S+)", text)
+    if not keys:
+        return None
+    key = keys[-1] if keys[-1].endswith(keys[0]) else keys[0]  # what asked, or what it asked for
+    return f"{key} is needed: give {key}=…"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -228,10 +243,7 @@ def to_plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
         for cause in causes(error):
             if isinstance(cause, ConfigError):
                 raise cause from error
-        missing = re.search(r"full_key: (\S+)", str(error))
-        if missing and "Missing mandatory" in str(error):
-            raise ConfigError(f"{missing[1]} is needed: give {missing[1]}=…") from error
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(explain_missing(error) or " ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -297,7 +309,7 @@ def check_target(target: str) -> None:
             f"_target_ {target!r} is not allowed; allowed are names under {', '.join(allowed)} "
             f"(to use your own package: {TARGETS_VARIABLE}=package.)"
         )
-    # `vitfw.data.arrays.os.system` and `torch.nn.functional.torch.hub.load` start well; what they
+    # `vitfw.data.fetch.os.system` and `torch.nn.functional.torch.hub.load` start well; what they
     # name must come from an allowed place, too.
     try:
         found = hydra.utils.get_object(target)

@@ -19,10 +19,15 @@ _NOISE = (
 )
 
 
+FILE_ONLY = "file_only"  # log.info(…, extra={FILE_ONLY: True}) is for train.log alone
+
+
 class ConsoleHandler(logging.Handler):
     """Prints above a progress bar, where there is one; long lines are left to the terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, FILE_ONLY, False):
+            return
         style = "yellow" if record.levelno >= logging.WARNING else None
         console.print(record.getMessage(), style=style, markup=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from vitfw.callbacks.csv_logger import read_metrics
 from vitfw.callbacks.prediction_record import PredictionRecord
 from vitfw.callbacks.throughput import Throughput
 from vitfw.console import console, log
-from vitfw.data.datamodule import ImageData
+from vitfw.data.classification_data import ClassificationData
 from vitfw.environment import device_name, git_commit, versions
 from vitfw.models.profile import count_flops, count_parameters
 from vitfw.report import Mistake, write_report
@@ -26,7 +26,7 @@ Metrics = dict[str, Any]
 
 
 def measure_best(
-    trainer: L.Trainer, classifier: Classifier, data: ImageData, directory: RunDirectory
+    trainer: L.Trainer, classifier: Classifier, data: ClassificationData, directory: RunDirectory
 ) -> Metrics:
     """Metrics on the test set, the one time it is read: of best.ckpt, or what there is instead."""
     saved = directory.best_checkpoint, directory.last_checkpoint
@@ -39,7 +39,7 @@ def measure_best(
 def gather_metrics(
     trainer: L.Trainer,
     classifier: Classifier,
-    data: ImageData,
+    data: ClassificationData,
     callbacks: Mapping[str, L.Callback],
     tested: Metrics,
     best: float | None,
@@ -124,7 +124,7 @@ def report_run(
     directory: RunDirectory,
     metrics: Metrics,
     overrides: list[str],
-    data: ImageData,
+    data: ClassificationData,
     record: L.Callback | None,
     status: str = "finished",
     error: str | None = None,
@@ -146,6 +146,7 @@ def report_run(
             Mistake(m.image, data.classes[m.truth], data.classes[m.guess], m.confidence)
             for m in (recorded.mistakes if recorded else [])
         ],
+        unreadable=data.bad_images.reasons,
         status=status,
         error=error,
     )
@@ -154,7 +155,7 @@ def report_run(
 def close_run(
     trainer: L.Trainer,
     classifier: Classifier,
-    data: ImageData,
+    data: ClassificationData,
     callbacks: Mapping[str, L.Callback],
     cfg: dict[str, Any],
     overrides: list[str],
@@ -187,7 +188,7 @@ def say_stopped(directory: RunDirectory) -> None:
 
 
 def report_failure(
-    directory: RunDirectory, overrides: list[str], data: ImageData, error: Exception
+    directory: RunDirectory, overrides: list[str], data: ClassificationData, error: Exception
 ) -> None:
     """Leave the report of a run that broke: how far it came, and why."""
     trace = "".join(traceback.format_exception(error))

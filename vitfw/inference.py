@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from vitfw.checkpoint import Passport, load_file, load_weights, read_passport
 from vitfw.config import build
 from vitfw.console import log
+from vitfw.data.image_file import read_fitted
 from vitfw.data.image_folder import SUFFIXES
-from vitfw.data.transforms import fit_to, normalise, open_image, scale_to_unit, to_uint8
+from vitfw.data.transforms import normalise
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import fit
 from vitfw.interop.source import is_our_model, of_checkpoint
@@ -105,13 +106,13 @@ class Predictor:
             UnreadableImage: PIL cannot read it.
         """
         height, width = self.passport.img_size
-        pixels = to_uint8(open_image(path, self.passport.channels))
-        return fit_to(pixels, (height, width), self.passport.crop_share)
+        channels, crop_share = self.passport.channels, self.passport.crop_share
+        return read_fitted(path, (height, width), channels, crop_share)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """[B, C, S, S] uint8 → [B, K] float32 on the CPU."""
-        images = normalise(scale_to_unit(images.to(self.device)), self.mean, self.std)
+        images = normalise(images.to(self.device), self.mean, self.std)
         with self._autocast():
             logits = self.net(images)
         return logits.float().softmax(dim=1).cpu()

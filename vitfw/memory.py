@@ -1,7 +1,11 @@
-"""Keeping the memory of large activations instead of giving it back at every step."""
+"""How much memory there is, and keeping what large activations free."""
 
 import ctypes
+import os
 import platform
+from pathlib import Path
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -18,3 +22,15 @@ def keep_freed_memory() -> bool:
     settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 1 << 26}
     agreed = [libc.mallopt(option, value) for option, value in settings.items()]
     return all(agreed)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the GPU, or of the machine, or what a container is allowed of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        allowed = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no such limit, or "max"
+        return installed
+    return min(installed, allowed)

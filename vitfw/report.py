@@ -98,13 +98,15 @@ def write_report(
     confusion: torch.Tensor | None = None,
     classes: Sequence[str] = (),
     mistakes: Sequence[Mistake] = (),
+    unreadable: Mapping[str, str] | None = None,
     status: str = "finished",
     error: str | None = None,
 ) -> Path:
     """Write `run_dir/report.html`, all of it or none, and return its path.
 
     `summary` is metrics.json, `history` the rows of metrics.csv (absent or NaN: not logged),
-    `confusion` counts [K, K] with the truth in rows. Sections without data are left out.
+    `confusion` counts [K, K] with the truth in rows, `unreadable` the images that were skipped and
+    why. Sections without data are left out.
     """
     body = [
         _header(run_dir, title),
@@ -113,6 +115,7 @@ def write_report(
         _curves(history),
         _confusion(confusion, classes),
         _mistakes(mistakes),
+        _unreadable(unreadable or {}),
         _tables(summary),
         _reproduce(command, overrides),
         _config(config_text),
@@ -276,6 +279,19 @@ def _image(mistake: Mistake) -> str:
     kind = ' class="pixelated"' if max(picture.size) < PIXELATED_BELOW else ""
     alt = escape(f"{mistake.truth}, taken for {mistake.guess}")
     return f'<img{kind} src="data:image/png;base64,{data}" alt="{alt}">'
+
+
+def _unreadable(images: Mapping[str, str]) -> str:
+    if not images:
+        return ""
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(reason)}</td></tr>"
+        for name, reason in sorted(images.items())
+    )
+    count = f"{len(images):,} image{'s' if len(images) > 1 else ''}"
+    return f"""<section><h2>Skipped</h2><p>{count} could not be read.</p>
+<details><summary>Which, and why</summary><table><tbody>{rows}</tbody></table></details>
+</section>"""
 
 
 def _tables(summary: Mapping[str, Any]) -> str:

@@ -25,7 +25,17 @@ DECISIVE_TRAINER = (
     "max_steps",
     "num_nodes",
 )
-HARMLESS = ("data.root", "data.num_workers", "data.eval_batch_size", "data.download")
+HARMLESS = (
+    "data.root",
+    "data.num_workers",
+    "data.eval_batch_size",
+    "data.download",
+    "data.max_bad_share",
+    "data.resident_share",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.storage_options",
+)
 
 
 @dataclass(frozen=True)

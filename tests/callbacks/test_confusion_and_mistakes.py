@@ -48,7 +48,7 @@ def tested(tmp_path_factory):
         enable_progress_bar=False,
     )
     trainer.test(Classifier(net, CLASSES), datamodule=data, verbose=False)
-    return record, torch.cat(remembers.logits), data._test
+    return record, torch.cat(remembers.logits), data._splits["test"]
 
 
 def test_confusion_equals_scikit_learns_with_an_odd_last_batch(tested):
@@ -97,7 +97,8 @@ def test_a_test_without_mistakes_keeps_none_and_a_second_test_starts_anew(tmp_pa
         net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
         data.prepare_data()
         data.setup("fit")
-        pattern = [data._train.images[data._train.labels == k].float().mean(0) for k in (0, 1)]
+        train = data._splits["train"]
+        pattern = [train.images[train.labels == k].float().mean(0) for k in (0, 1)]
         difference = (pattern[1] - pattern[0]).flatten()
         net[1].weight.data = torch.stack([-difference, difference])
         halfway = (pattern[0] + pattern[1]).flatten() / 2 / 255

@@ -1,277 +1,222 @@
-"""Batch augmentation, sample by sample, against torchvision and PIL."""
+"""The whole augmentation of a batch: its order, what it keeps, what it refuses."""
 
-import math
+import dataclasses
 
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
-from torchvision.transforms import InterpolationMode
 
-from vitfw.data import batch_augment
-from vitfw.data.batch_augment import (
-    FLIP,
-    SHIFT_X,
-    SHIFT_Y,
-    BatchAugment,
-    crop_boxes,
-    erase_rectangle,
-    resized_crop,
-    shift_crop,
+from vitfw.data.batch_augment import JITTER, BatchAugment
+from vitfw.data.batch_crop import moved, resized_crop
+from vitfw.data.batch_erase import cutout
+from vitfw.data.batch_ops import colour_jitter
+from vitfw.data.counter_rng import sample_keys
+
+STEPS = {
+    "shift": BatchAugment(shift=2),
+    "crop": BatchAugment(crop_scale=(0.3, 1.0)),
+    "translate": BatchAugment(translate=0.2),
+    "hflip": BatchAugment(hflip=0.5),
+    "vflip": BatchAugment(vflip=0.5),
+    "jitter": BatchAugment(jitter=(0.4, 0.4, 0.4, 0.1)),
+    "grayscale": BatchAugment(grayscale=0.5),
+    "cutout": BatchAugment(cutout=4),
+    "erase": BatchAugment(erase=1.0),
+    "noise": BatchAugment(erase=1.0, erase_mode="pixel"),
+    "colour": BatchAugment(erase=1.0, erase_mode="colour"),
+}
+EVERYTHING = BatchAugment(
+    shift=2,
+    crop_scale=(0.3, 1.0),
+    translate=0.1,
+    hflip=0.5,
+    vflip=0.5,
+    policy=lambda images, keys: images ^ (keys & 1).to(torch.uint8)[:, None, None, None],
+    jitter=0.4,
+    grayscale=0.2,
+    cutout=3,
+    erase=0.5,
+    erase_mode="pixel",
 )
-from vitfw.data.counter_rng import randint, sample_keys, uniform
-
-MEAN = torch.tensor([0.3, 0.5, 0.7])
-EVERYTHING = BatchAugment(shift=2, crop_scale=(0.3, 1.0), hflip=0.5, erase=0.5)
 
 
 def keys_of(count: int, epoch: int = 0) -> torch.Tensor:
     return sample_keys(0, epoch, torch.arange(count))
 
 
-def random_images(count: int, height: int = 12, width: int = 10) -> torch.Tensor:
+def random_images(count: int, channels: int = 3, height: int = 12, width: int = 10):
     generator = torch.Generator().manual_seed(count)
-    return torch.rand(count, 3, height, width, generator=generator)
+    shape = (count, channels, height, width)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
-# shift
-
-
-@pytest.mark.parametrize("pad", [1, 3])
-def test_a_shift_is_torchvisions_pad_and_crop_at_the_same_offsets(pad):
-    images, keys = random_images(20), keys_of(20)
-    tops, lefts = (randint(keys, draw, 2 * pad + 1).tolist() for draw in (SHIFT_Y, SHIFT_X))
-    expected = torch.stack(
-        [
-            TF.crop(TF.pad(image, [pad]), top, left, *image.shape[-2:])
-            for image, top, left in zip(images, tops, lefts, strict=True)
-        ]
-    )
-    assert torch.equal(shift_crop(images, keys, pad), expected)
-
-
-def test_a_shift_reaches_every_offset_in_both_directions_equally_often():
-    images = torch.zeros(9000, 1, 5, 5)
-    images[:, :, 2, 2] = 1.0
-    shifted = shift_crop(images, keys_of(9000), 1)
-    where = shifted.sum(dim=(0, 1))
-    assert where[1:4, 1:4].sum() == 9000
-    assert stats.chisquare(where[1:4, 1:4].flatten().numpy()).pvalue > 1e-3
-
-
-# random resized crop
-
-
-def test_a_resized_crop_is_pils_bilinear_resize_of_the_same_box():
-    # PIL's bilinear filter, stretching a box with sides of any fraction, reads past the box but
-    # not past the image, as `grid_sample` with border padding does; and no crop is shrunk.
-    images, keys = random_images(40), keys_of(40)
-    height, width = images.shape[-2:]
-    boxes = torch.stack(crop_boxes(keys, (0.08, 1.0), (3 / 4, 4 / 3)), dim=1).double().tolist()
-    ours = resized_crop(images, keys, (0.08, 1.0), (3 / 4, 4 / 3))
-    for image, result, (top, left, box_height, box_width) in zip(images, ours, boxes, strict=True):
-        box = (
-            left * width,
-            top * height,
-            min((left + box_width) * width, width),
-            min((top + box_height) * height, height),
-        )
-        for channel in range(3):
-            picture = Image.fromarray(image[channel].numpy())
-            theirs = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-            expected = TF.pil_to_tensor(theirs)[0]
-            torch.testing.assert_close(result[channel], expected, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("box", [(0, 0, 6, 5), (2, 1, 8, 7), (6, 5, 6, 5), (0, 0, 12, 10)])
-def test_a_resized_crop_is_torchvisions_where_that_does_not_look_past_its_crop(monkeypatch, box):
-    # torchvision cuts whole pixels first, so the outermost half pixel of its crop repeats the
-    # crop's edge; ours sees the image beyond. Inside, the definitions coincide.
-    images = random_images(4)
-    height, width = images.shape[-2:]
-    top, left, box_height, box_width = box
-    shares = (top / height, left / width, box_height / height, box_width / width)
-    monkeypatch.setattr(
-        batch_augment, "crop_boxes", lambda *_: tuple(torch.full((4,), s) for s in shares)
-    )
-    ours = resized_crop(images, keys_of(4), (0.1, 1.0), (0.5, 2.0))
-    theirs = TF.resized_crop(
-        images, *box, [height, width], InterpolationMode.BILINEAR, antialias=False
-    )
-    edge_y, edge_x = math.ceil(height / box_height / 2), math.ceil(width / box_width / 2)
-    inside = (..., slice(edge_y, height - edge_y), slice(edge_x, width - edge_x))
-    torch.testing.assert_close(ours[inside], theirs[inside], atol=1e-5, rtol=0)
-
-
-def test_crop_boxes_lie_inside_the_image():
-    top, left, height, width = crop_boxes(keys_of(100_000), (0.05, 1.0), (0.5, 2.0))
-    for start, side in ((top, height), (left, width)):
-        assert start.min() >= 0
-        assert side.min() > 0
-        assert (start.double() + side.double()).max() <= 1
-
-
-def test_area_is_uniform_and_aspect_log_uniform_where_no_side_is_cut():
-    # With areas up to 0.5 and aspects up to 4/3 no side can reach 1.
-    _, _, height, width = crop_boxes(keys_of(50_000), (0.1, 0.5), (3 / 4, 4 / 3))
-    area, aspect = (height * width).numpy(), (width / height).log().numpy()
-    assert stats.kstest(area, stats.uniform(0.1, 0.4).cdf).pvalue > 1e-3
-    widest = math.log(4 / 3)
-    assert stats.kstest(aspect, stats.uniform(-widest, 2 * widest).cdf).pvalue > 1e-3
-
-
-def test_a_side_that_would_not_fit_is_cut_and_the_area_never_exceeds_the_range():
-    _, _, height, width = crop_boxes(keys_of(50_000), (0.9, 0.95), (0.5, 2.0))
-    assert max(height.max(), width.max()) == 1.0
-    assert (height * width).max() <= 0.95 + 1e-6
-
-
-def test_a_crop_of_the_whole_image_is_the_image():
-    images = random_images(8)
-    whole = resized_crop(images, keys_of(8), (1.0, 1.0), (1.0, 1.0))
-    torch.testing.assert_close(whole, images, atol=1e-5, rtol=0)
-
-
-# mirror images
-
-
-def test_mirrored_images_are_exact_and_the_others_untouched():
-    images, keys = random_images(50), keys_of(50)
-    flipped = uniform(keys, FLIP) < 0.5
-    result = BatchAugment(hflip=0.5)(images, keys, MEAN)
-    assert 0 < flipped.sum() < 50
-    assert torch.equal(result[flipped], TF.horizontal_flip(images[flipped]))
-    assert torch.equal(result[~flipped], images[~flipped])
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_as_many_images_are_mirrored_as_asked_for(probability):
-    images = torch.tensor([0.0, 1.0]).expand(10_000, 1, 1, 2)
-    result = BatchAugment(hflip=probability)(images, keys_of(10_000), MEAN[:1])
-    mirrored = int(result[:, 0, 0, 0].sum())
-    assert stats.binomtest(mirrored, 10_000, probability).pvalue > 1e-3
-
-
-def test_probability_1_mirrors_every_image():
-    images = random_images(30)
-    result = BatchAugment(hflip=1.0)(images, keys_of(30), MEAN)
-    assert torch.equal(result, images.flip(-1))
-
-
-# erasing
-
-
-def erased_masks(count: int, probability: float, side: int) -> torch.Tensor:
-    images = torch.ones(count, 1, side, side)
-    return erase_rectangle(images, keys_of(count), probability, torch.zeros(1))[:, 0] == 0
-
-
-def test_as_many_images_are_erased_as_asked_for():
-    chosen = int(erased_masks(4000, 0.25, 16).any(dim=(1, 2)).sum())
-    assert stats.binomtest(chosen, 4000, 0.25).pvalue > 1e-3
-
-
-def test_what_is_erased_is_one_rectangle_of_2_to_33_percent_of_the_area():
-    masks = erased_masks(500, 1.0, 64)
-    for mask in masks:
-        rows, columns = mask.any(dim=1), mask.any(dim=0)
-        assert torch.equal(mask, rows[:, None] & columns[None, :])
-        for side in (rows, columns):
-            places = side.nonzero()[:, 0]
-            assert places[-1] - places[0] + 1 == len(places)  # without a gap
-    share = masks.float().mean(dim=(1, 2))
-    assert 0.015 < share.min() < 0.03  # whole pixels round a little
-    assert 0.31 < share.max() < 0.35
-    expected = (0.02 + 1 / 3) / 2
-    deviation = (1 / 3 - 0.02) / 12**0.5 / 500**0.5
-    assert abs(share.mean() - expected) < 4 * deviation
-
-
-def test_the_erased_rectangle_is_filled_with_the_mean_and_nothing_else_changes():
-    images = random_images(30)
-    result = erase_rectangle(images, keys_of(30), 1.0, MEAN)
-    erased = (result != images).any(dim=1, keepdim=True)
-    assert erased.any(dim=(1, 2, 3)).float().mean() > 0.9
-    mean = MEAN[None, :, None, None].expand_as(images)
-    assert torch.equal(result, torch.where(erased, mean, images))
-
-
-def test_every_pixel_can_be_erased():
-    assert erased_masks(2000, 1.0, 16).any(dim=0).all()
-
-
-# the whole
+def through(augment: BatchAugment, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Both halves, with the simplest normalisation between them."""
+    return augment.after_normalise(augment(images, keys).float() - 128.0, keys)
 
 
 def test_with_everything_off_the_images_are_returned_as_they_are():
-    images = random_images(4)
-    assert BatchAugment()(images, keys_of(4), MEAN) is images
+    images, floats = random_images(4), torch.randn(4, 3, 5, 5)
+    assert BatchAugment()(images, keys_of(4)) is images
+    assert BatchAugment().after_normalise(floats, keys_of(4)) is floats
 
 
-@pytest.mark.parametrize(
-    "augment",
-    [
-        BatchAugment(shift=2),
-        BatchAugment(crop_scale=(0.3, 1.0)),
-        BatchAugment(hflip=0.5),
-        BatchAugment(erase=1.0),
-        EVERYTHING,
-    ],
-    ids=["shift", "crop", "hflip", "erase", "everything"],
-)
-def test_what_happens_to_a_sample_does_not_depend_on_its_batch_or_place(augment):
-    images, keys = random_images(16), keys_of(16)
-    together = augment(images, keys, MEAN)
-    order = torch.randperm(16)
-    assert torch.equal(augment(images[order], keys[order], MEAN), together[order])
-    alone = [augment(images[i : i + 1], keys[i : i + 1], MEAN) for i in range(16)]
+def test_the_steps_are_taken_in_the_order_of_the_docstring():
+    images, keys = random_images(30), keys_of(30)
+    seen = []
+
+    def policy(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return TF.invert(images)
+
+    augment = dataclasses.replace(EVERYTHING, policy=policy, grayscale=0.0)
+    result = augment(images, keys)
+    expected = resized_crop(images, keys, (0.3, 1.0), (3 / 4, 4 / 3))
+    expected = moved(expected, keys, shift=2)
+    expected = moved(expected, keys, translate=0.1)
+    expected = moved(moved(expected, keys, hflip=0.5), keys, vflip=0.5)
+    assert torch.equal(seen[0], expected)
+    expected = colour_jitter(TF.invert(expected), keys, JITTER, 0.4, 0.4, 0.4, 0.0)
+    assert torch.equal(result, cutout(expected, keys, 3))
+
+
+@pytest.mark.parametrize("augment", [*STEPS.values(), EVERYTHING], ids=[*STEPS, "everything"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_happens_to_a_sample_does_not_depend_on_its_batch_or_place(augment, channels):
+    images, keys = random_images(17, channels), keys_of(17)
+    together = through(augment, images, keys)
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(through(augment, images[order], keys[order]), together[order])
+    alone = [through(augment, images[i : i + 1], keys[i : i + 1]) for i in range(17)]
     assert torch.equal(torch.cat(alone), together)
 
 
-def test_the_next_epoch_augments_every_sample_differently():
+def test_a_fixed_seed_gives_fixed_bytes():
+    first, second = (through(EVERYTHING, random_images(9), keys_of(9)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", sorted(STEPS.keys() - {"hflip", "vflip", "grayscale"}))
+def test_the_next_epoch_augments_the_samples_differently(name):
     images = random_images(16)
-    first, second = (EVERYTHING(images, keys_of(16, epoch), MEAN) for epoch in (0, 1))
-    assert (first != second).any(dim=(1, 2, 3)).all()
+    first, second = (through(STEPS[name], images, keys_of(16, epoch)) for epoch in (0, 1))
+    assert (first != second).any(dim=(1, 2, 3)).sum() > 10
 
 
-def test_images_of_the_batch_are_not_written_to():
+@pytest.mark.parametrize("augment", [*STEPS.values(), EVERYTHING], ids=[*STEPS, "everything"])
+def test_images_of_the_batch_are_not_written_to(augment):
     images = random_images(8)
     before = images.clone()
-    EVERYTHING(images, keys_of(8), MEAN)
+    augment(images, keys_of(8))
     assert torch.equal(images, before)
 
 
-def test_shape_type_and_range_are_kept():
-    images = random_images(8, 9, 14)
-    result = EVERYTHING(images, keys_of(8), MEAN)
-    assert result.shape == images.shape
-    assert result.dtype == torch.float32
-    assert result.min() >= 0
-    assert result.max() <= 1
+@pytest.mark.parametrize("probability", [0.2, 1.0])
+def test_a_share_of_the_images_is_torchvisions_greyscale_and_the_others_are_untouched(probability):
+    images = random_images(2000, height=2, width=2)
+    result = BatchAugment(grayscale=probability)(images, keys_of(2000))
+    changed = (result != images).any(dim=(1, 2, 3))
+    assert torch.equal(result[changed], TF.rgb_to_grayscale(images, 3)[changed])
+    assert stats.binomtest(int(changed.sum()), 2000, probability).pvalue > 1e-3
+
+
+def test_one_number_of_jitter_is_brightness_contrast_and_saturation():
+    images, keys = random_images(8), keys_of(8)
+    spelt_out = BatchAugment(jitter=(0.3, 0.3, 0.3, 0.0))
+    assert torch.equal(BatchAugment(jitter=0.3)(images, keys), spelt_out(images, keys))
+    assert not torch.equal(BatchAugment(jitter=(0, 0, 0, 0.3))(images, keys), images)
+
+
+def test_without_crop_only_the_crop_is_left_out():
+    images, keys = random_images(8), keys_of(8)
+    less = EVERYTHING.without_crop()
+    assert less == dataclasses.replace(EVERYTHING, crop_scale=None)
+    crop = STEPS["crop"]
+    assert torch.equal(less(crop(images, keys), keys), EVERYTHING(images, keys))
 
 
 def test_ranges_may_be_lists_as_yaml_has_them():
     images, keys = random_images(4), keys_of(4)
-    listed = BatchAugment(crop_scale=[0.3, 1.0], crop_ratio=[0.75, 4 / 3])
-    assert torch.equal(
-        listed(images, keys, MEAN), BatchAugment(crop_scale=(0.3, 1.0))(images, keys, MEAN)
-    )
+    listed = BatchAugment(crop_scale=[0.3, 1.0], crop_ratio=[0.75, 4 / 3], jitter=[0.1, 0.2, 0.3])
+    tuples = BatchAugment(crop_scale=(0.3, 1.0), jitter=(0.1, 0.2, 0.3))
+    assert torch.equal(listed(images, keys), tuples(images, keys))
+
+
+def test_floats_are_refused():
+    with pytest.raises(TypeError, match="uint8"):
+        BatchAugment(shift=1)(torch.rand(2, 3, 8, 8), keys_of(2))
+
+
+SHARES = st.sampled_from([0.0, 0.3, 1.0])
+RANGES = st.sampled_from([(0.02, 0.3), (0.4, 0.4), (0.9, 1.0)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    augment=st.builds(
+        BatchAugment,
+        shift=st.integers(0, 12),
+        crop_scale=st.none() | RANGES,
+        translate=SHARES,
+        hflip=SHARES,
+        vflip=SHARES,
+        jitter=st.sampled_from([0.0, 0.5, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5, 0.5)]),
+        grayscale=SHARES,
+        cutout=st.integers(0, 20),
+        erase=SHARES,
+        erase_scale=RANGES,
+        erase_mode=st.sampled_from(["constant", "pixel", "colour"]),
+    ),
+    shape=st.tuples(
+        st.integers(1, 5), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)
+    ),
+)
+def test_any_options_keep_shape_and_type_and_give_finite_values(augment, shape):
+    images, keys = random_images(*shape), keys_of(shape[0])
+    result = augment(images, keys)
+    assert result.shape == images.shape and result.dtype == torch.uint8
+    floats = augment.after_normalise(result.float(), keys)
+    assert floats.shape == images.shape and floats.dtype == torch.float32
+    assert floats.isfinite().all()
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"shift": -1},
+        {"shift": 1.5},
+        {"cutout": -2},
+        {"repeats": 0},
+        {"translate": 1.1},
         {"hflip": 1.5},
         {"hflip": -0.1},
+        {"hflip": True},
+        {"vflip": "often"},
+        {"grayscale": None},
         {"erase": 2},
         {"erase": float("nan")},
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.5, 0.3)},
         {"crop_scale": (0.5, 1.1)},
+        {"crop_scale": 0.5},
+        {"crop_scale": (0.1, 0.5, 1.0)},
         {"crop_ratio": (0.0, 1.0)},
         {"crop_ratio": (4 / 3, 3 / 4)},
+        {"crop_ratio": (1.0, float("inf"))},
+        {"crop_ratio": None},
+        {"erase_scale": (0.5, 1.5)},
+        {"erase_ratio": (-1.0, 1.0)},
+        {"erase_mode": "const"},
+        {"jitter": -0.1},
+        {"jitter": (0.1, 0.1)},
+        {"jitter": (0.1, 0.1, 0.1, 0.6)},
+        {"jitter": "strong"},
+        {"policy": "randaugment"},
+        {"per_image": "blur"},
+        {"per_image": [3]},
     ],
     ids=str,
 )

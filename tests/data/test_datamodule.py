@@ -1,5 +1,7 @@
-"""The DataModule as the Trainer uses it: splits, shapes, statistics, and what it refuses."""
+"""The DataModule as the Trainer uses it: shapes, statistics, augmentation, what it refuses."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -11,10 +13,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.arrays import READERS, read_digits
 from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.catalog import CATALOG
-from vitfw.data.datamodule import ImageData, per_channel
+from vitfw.data.catalog import CATALOG, DATASETS
+from vitfw.data.classification_data import per_channel
+from vitfw.data.datamodule import ImageData
+from vitfw.data.mixing import Mixing
+from vitfw.data.sets.handwriting import read_digits
 from vitfw.errors import ConfigError
 
 
@@ -30,6 +34,10 @@ def as_trainer_runs_it(data: ImageData, training: bool, rank: int = 0, world: in
         training=training,
         global_rank=rank,
         world_size=world,
+        num_training_batches=10,
+        max_epochs=3,
+        max_steps=-1,
+        accumulate_grad_batches=1,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     return data
@@ -95,7 +103,18 @@ def test_resizing_in_evaluation_is_torchvisions_bicubic_of_the_bytes():
     batch = next(iter(data.test_dataloader()))
     images, _ = data.on_after_batch_transfer(batch, 0)
     bicubic = TF.resize(batch.images, [20, 20], InterpolationMode.BICUBIC, antialias=True)
-    assert torch.equal(images, bicubic.float() / 255)
+    torch.testing.assert_close(images, bicubic.float() / 255, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("resident", ["auto", False])
+def test_evaluation_of_arrays_keeps_the_middle_that_crop_share_says(resident):
+    options = {"img_size": 16, "mean": [0.0], "std": [1.0], "num_workers": 0}
+    data = made(crop_share=0.8, resident=resident, **options)
+    batch = next(iter(data.test_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    larger = TF.resize(batch.images, [20, 20], InterpolationMode.BICUBIC, antialias=True)
+    expected = TF.center_crop(larger, [16, 16]).float() / 255
+    torch.testing.assert_close(images, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_grey_set_as_colour_has_three_equal_channels():
@@ -123,7 +142,7 @@ def test_statistics_of_the_wrong_length_are_refused_by_name():
 
 def test_validation_is_split_off_training_and_neither_contains_a_test_image():
     data = made(split_seed=3)
-    train, val, test = (as_set(part.images) for part in (data._train, data._val, data._test))
+    train, val, test = (as_set(data._splits[part].images) for part in ("train", "val", "test"))
     theirs = as_set(torch.from_numpy(np.rint(load_digits().images * 255 / 16).astype(np.uint8)))
     assert len(train) + len(val) + len(test) == len(theirs) == 1797  # all digits are different
     assert train | val | test == theirs
@@ -131,13 +150,15 @@ def test_validation_is_split_off_training_and_neither_contains_a_test_image():
 
 def test_validation_is_a_stratified_share_of_training(tmp_path):
     data = made(val_share=0.2)
-    everything = read_digits(tmp_path, True, False).labels.bincount()
-    assert (data._val.labels.bincount() - 0.2 * everything).abs().max() <= 0.5
+    everything = read_digits(tmp_path, "train", False).images.labels.bincount()
+    assert (data.class_counts("val") - 0.2 * everything).abs().max() <= 0.5
+    assert torch.equal(data.class_counts("val") + data.class_counts("train"), everything)
 
 
 def test_validation_does_not_move_with_the_seed_but_with_split_seed():
     first, other_seed, other_split = (
-        as_set(made(**seeds)._val.images) for seeds in ({}, {"seed": 1}, {"split_seed": 1})
+        as_set(made(**seeds)._splits["val"].images)
+        for seeds in ({}, {"seed": 1}, {"split_seed": 1})
     )
     assert first == other_seed != other_split
 
@@ -152,19 +173,19 @@ def test_the_order_of_training_moves_with_the_seed():
 
 def test_fit_reads_no_test_image_and_test_no_training_image(monkeypatch):
     asked = []
-    read = READERS["digits"]
-    monkeypatch.setitem(READERS, "digits", lambda *args: asked.append(args[1]) or read(*args))
+    watched = replace(DATASETS["digits"], read=lambda *a: asked.append(a[1]) or read_digits(*a))
+    monkeypatch.setitem(DATASETS, "digits", watched)
     data = ImageData("digits")
     data.setup("fit")
     data.setup("validate")
-    assert asked == [True]
+    assert asked == ["train"]
     with pytest.raises(RuntimeError, match="setup"):
         data.test_dataloader()
     data.setup("test")
-    assert asked == [True, False]
+    assert asked == ["train", "test"]
     alone = ImageData("digits")
     alone.setup("test")
-    assert asked == [True, False, False]
+    assert asked == ["train", "test", "test"]
     with pytest.raises(RuntimeError, match="setup"):
         alone.train_dataloader()
 
@@ -177,9 +198,9 @@ def test_without_a_validation_share_there_is_no_validation_loader():
 
 def test_training_is_shuffled_and_evaluation_is_not():
     data = made(eval_batch_size=500)
-    assert torch.equal(next(iter(data.test_dataloader())).labels, data._test.labels)
+    assert torch.equal(next(iter(data.test_dataloader())).labels, data._splits["test"].labels)
     train = torch.cat([batch.labels for batch in data.train_dataloader()])
-    assert not torch.equal(train, data._train.labels[: len(train)])
+    assert not torch.equal(train, data._splits["train"].labels[: len(train)])
 
 
 def test_two_ranks_evaluate_every_image_once():
@@ -189,7 +210,7 @@ def test_two_ranks_evaluate_every_image_once():
         _, labels = prepared(data, data.test_dataloader())
         counts += labels.bincount(minlength=10)
     assert counts.sum() == 359
-    assert torch.equal(counts, data._test.labels.bincount())
+    assert torch.equal(counts, data._splits["test"].labels.bincount())
 
 
 def test_steps_per_epoch_is_what_each_rank_s_loader_gives():
@@ -205,28 +226,36 @@ class Recorder(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.seen: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
 
     def training_step(self, batch, _):
         self.seen.append(batch[0])
+        self.labels.append(batch[1])
 
     def configure_optimizers(self):
         return None
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_under_a_real_trainer_every_epoch_has_its_own_order_and_augmentation(tmp_path):
-    options = {"val_share": 0, "batch_size": 400, "augment": BatchAugment(shift=1)}
+def recorded(folder, data: ImageData, **options) -> Recorder:
+    """What a model is given in a real training."""
     recorder = Recorder()
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=2,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
+        **options,
     )
-    trainer.fit(recorder, datamodule=ImageData("digits", **options))
+    trainer.fit(recorder, datamodule=data)
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_under_a_real_trainer_every_epoch_has_its_own_order_and_augmentation(tmp_path):
+    options = {"val_share": 0, "batch_size": 400, "augment": BatchAugment(shift=1)}
+    recorder = recorded(tmp_path, ImageData("digits", **options), max_epochs=2)
 
     data = made(**options)
     expected = []
@@ -267,13 +296,84 @@ def test_what_is_no_batch_of_the_loaders_passes_through():
     assert data.on_after_batch_transfer(batch, 0) is batch
 
 
+# mixing
+
+
+def mixed(off_share: float = 0.0, **options) -> ImageData:
+    mixing = Mixing(mixup=5.0, off_share=off_share)
+    return ImageData("digits", batch_size=200, augment=BatchAugment(mixing=mixing), **options)
+
+
+def soft_steps(recorder: Recorder) -> list[bool]:
+    return [labels.dim() == 2 for labels in recorder.labels]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "off_share, limits, steps, soft",
+    [
+        (0.5, {"max_epochs": 2}, 12, 6),
+        (0.25, {"max_epochs": 2}, 12, 9),
+        (0.0, {"max_epochs": 1}, 6, 6),
+        (1.0, {"max_epochs": 1}, 6, 0),
+        (0.5, {"max_epochs": 4, "limit_train_batches": 2}, 8, 4),
+        (0.5, {"max_epochs": 2, "limit_train_batches": 0.5}, 6, 3),
+    ],
+    ids=str,
+)
+def test_mixing_is_off_for_the_last_share_of_a_real_training(
+    tmp_path, off_share, limits, steps, soft
+):
+    found = soft_steps(recorded(tmp_path, mixed(off_share), **limits, limit_val_batches=0))
+    assert found == [True] * soft + [False] * (steps - soft)
+
+
+@pytest.mark.parametrize(
+    "limits, total",
+    [
+        ({"max_epochs": 4}, 24),
+        ({"max_epochs": -1, "max_steps": 20}, 20),
+        ({"max_epochs": 4, "max_steps": 5, "accumulate_grad_batches": 3}, 15),
+        ({"max_epochs": 1, "max_steps": 12}, 6),
+        ({"max_epochs": 10, "num_training_batches": 2}, 20),
+    ],
+    ids=str,
+)
+def test_progress_is_the_share_of_all_the_batches_that_will_be_taken(limits, total):
+    data = as_trainer_runs_it(mixed(), True)
+    data.setup("fit")
+    assert data.steps_per_epoch() == 6
+    vars(data.trainer).update({"num_training_batches": 6, **limits})
+    taken = data.trainer.num_training_batches
+    for step, before in ((0, 0), (1, 1), (6, taken), (7, taken + 1)):
+        assert data._progress(step) == before / total
+
+
+def test_soft_targets_are_shares_of_two_classes():
+    data = as_trainer_runs_it(made(augment=BatchAugment(mixing=Mixing(mixup=5.0))), True)
+    images, targets = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape == (128, 1, 8, 8)
+    assert targets.shape == (128, 10)
+    assert torch.allclose(targets.sum(1), torch.ones(128))
+    assert ((targets > 0).sum(1) <= 2).all()
+    assert len(targets[targets > 0].unique()) <= 4  # λ, 1 − λ, both together
+
+
+def test_validation_and_previews_of_it_are_not_mixed():
+    data = as_trainer_runs_it(made(augment=BatchAugment(mixing=Mixing(mixup=5.0))), False)
+    _, labels = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    assert labels.dtype == torch.int64
+    assert data.preview_batch("val", 5)[1].shape == (5,)
+    assert data.preview_batch("train", 5)[1].shape == (5, 10)
+
+
 # image folders
 
 
 @pytest.fixture
 def digit_folder(tmp_path):
-    for part, train in (("train", True), ("val", False)):
-        digits = read_digits(tmp_path, train, False)
+    for part, split in (("train", "train"), ("val", "test")):
+        digits = read_digits(tmp_path, split, False).images
         keep = torch.arange(0, len(digits), 10)
         save_pngs(tmp_path, part, digits.images[keep], digits.labels[keep])
     return tmp_path
@@ -304,9 +404,10 @@ def test_evaluation_of_a_folder_is_that_of_the_array_it_was_written_from_to_the_
 def test_a_folder_s_classes_and_splits_are_found(digit_folder):
     data = made("image_folder", root=str(digit_folder), num_classes=10, val_share=0.2)
     assert data.classes == tuple("0123456789")
-    assert len(data._train) + len(data._val) == 144
-    assert len(data._test) == 36
-    assert {path.parts[-3] for path in data._val.paths} == {"train"}
+    assert data.count("train") + data.count("val") == 144
+    assert data.count("test") == 36
+    val = data._splits["val"]
+    assert {Path(val.name(i)).parts[-3] for i in range(len(val))} == {"train"}
 
 
 def test_a_folder_s_number_of_classes_need_not_be_given(digit_folder):
@@ -328,7 +429,7 @@ def test_a_worker_s_crop_is_not_cropped_again_on_the_device(digit_folder):
     as_trainer_runs_it(data, True)
     batch = next(iter(data.train_dataloader()))
     images, _ = data.on_after_batch_transfer(batch, 0)
-    assert torch.equal(images, batch.images.float() / 255)
+    torch.testing.assert_close(images, batch.images.float() / 255, rtol=1e-6, atol=1e-6)
 
 
 def test_evaluation_of_a_folder_is_not_cropped_at_random(digit_folder):
@@ -393,7 +494,7 @@ def test_a_validation_share_of_everything_is_refused():
 
 def test_fake_images_have_the_size_and_number_asked_for():
     data = made("fake", num_classes=4, native_size=10, num_images=80, val_share=0.25, batch_size=20)
-    assert (len(data._train), len(data._val), len(data._test)) == (60, 20, 20)
+    assert [data.count(split) for split in ("train", "val", "test")] == [60, 20, 20]
     assert data.classes == ("class 0", "class 1", "class 2", "class 3")
     images, labels = prepared(data, data.train_dataloader())
     assert images.shape == (60, 3, 10, 10)

@@ -1,12 +1,12 @@
-"""A stratified split, by counting."""
+"""Splits, limits and folds by class, by counting and against scikit-learn."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from vitfw.data.splits import stratified_split
+from vitfw.data.splits import check_labels, stratified_fold, stratified_limit, stratified_split
 from vitfw.errors import ConfigError
 
 SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=8)
@@ -92,3 +92,159 @@ def test_a_class_of_one_image_is_refused_and_the_way_out_named():
 def test_a_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ConfigError, match=r"data\.val_share.*must lie in \[0, 1\)"):
         stratified_split(torch.tensor([0, 0]), share, 0)
+
+
+# a smaller set
+
+
+def class_sizes(labels: torch.Tensor, index: torch.Tensor, classes: int) -> list[int]:
+    return torch.bincount(labels[index], minlength=classes).tolist()
+
+
+@given(sizes=SIZES, share=st.floats(0.001, 1.0), seed=st.integers(-5, 2**63))
+def test_a_share_keeps_the_proportions_of_the_classes_and_an_image_of_each(sizes, share, seed):
+    labels = shuffled_labels(sizes)
+    index = stratified_limit(labels, share, seed)
+    assert torch.equal(index, index.unique())  # sorted, none twice
+    assert len(index) == max(round(share * len(labels)), len(sizes))
+    kept = class_sizes(labels, index, len(sizes))
+    assert min(kept) >= 1
+    if min(sizes) * share >= 1:  # no class had to be lifted to one image
+        assert all(abs(n - share * size) <= 1.5 for n, size in zip(kept, sizes, strict=True))
+
+
+@given(sizes=SIZES, data=st.data())
+def test_a_number_of_images_is_met_exactly(sizes, data):
+    labels = shuffled_labels(sizes)
+    limit = data.draw(st.integers(len(sizes), len(labels)))
+    index = stratified_limit(labels, limit, 0)
+    assert len(index) == limit
+    assert min(class_sizes(labels, index, len(sizes))) >= 1
+
+
+def test_a_limit_of_even_proportions_is_met_to_the_image():
+    labels = shuffled_labels([100, 300, 50])
+    assert class_sizes(labels, stratified_limit(labels, 0.1, 0), 3) == [10, 30, 5]
+    assert class_sizes(labels, stratified_limit(labels, 90, 0), 3) == [20, 60, 10]
+
+
+def test_small_classes_keep_their_one_image_at_the_cost_of_large_ones():
+    labels = shuffled_labels([1000, 2, 1])
+    assert class_sizes(labels, stratified_limit(labels, 10, 0), 3) == [8, 1, 1]
+
+
+@given(sizes=SIZES, shares=st.tuples(SHARES, SHARES))
+def test_a_smaller_limit_chooses_among_what_a_larger_one_chose(sizes, shares):
+    labels = shuffled_labels(sizes)
+    small, large = (set(stratified_limit(labels, s, 3).tolist()) for s in sorted(shares))
+    assert small <= large
+
+
+@pytest.mark.parametrize("limit", [1.0, 4])
+def test_a_limit_of_everything_keeps_everything(limit):
+    assert stratified_limit(torch.tensor([0, 5, 5, 0]), limit, 0).tolist() == [0, 1, 2, 3]
+
+
+def test_a_limit_chooses_every_image_equally_often_and_by_the_seed_alone():
+    labels = shuffled_labels([10, 10])
+    times = torch.zeros(20)
+    for seed in range(1000):
+        index = stratified_limit(labels, 0.3, seed)
+        torch.rand(3)
+        assert torch.equal(index, stratified_limit(labels, 0.3, seed))
+        times[index] += 1
+    assert times.sub(300).abs().max() < 5 * 14.5
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (0.0, r"data\.limit=0\.0 is a share .* more than 0 and at most 1\.0"),
+        (1.5, r"data\.limit=1\.5 is a share .* write a whole number"),
+        (float("nan"), r"data\.limit=nan is a share"),
+        (1, r"data\.limit=1 is a number of images: at least one for each of the 2 .* 1\.0 for all"),
+        (5, r"data\.limit=5 is a number of images: .* at most all 4"),
+        (True, r"data\.limit=True is a number"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_with_what_can(limit, message):
+    with pytest.raises(ConfigError, match=message):
+        stratified_limit(torch.tensor([0, 1, 1, 0]), limit, 0)
+
+
+# folds
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@given(sizes=SIZES, folds=st.integers(2, 6), seed=st.integers(-5, 2**63))
+def test_folds_partition_the_set_with_scikit_learns_sizes_of_every_class(sizes, folds, seed):
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate([*sizes, 12])])
+    theirs = StratifiedKFold(folds).split(labels, labels)
+    held_out = []
+    for fold, (_, expected) in enumerate(theirs):
+        train, val = stratified_fold(labels, fold, folds, seed)
+        assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(len(labels)))
+        assert torch.equal(train, train.sort().values)
+        assert torch.equal(val, val.sort().values)
+        classes = len(sizes) + 1
+        expected_sizes = class_sizes(labels, torch.from_numpy(expected), classes)
+        assert class_sizes(labels, val, classes) == expected_sizes
+        held_out.append(val)
+    assert torch.equal(torch.cat(held_out).sort().values, torch.arange(len(labels)))
+
+
+@given(sizes=SIZES, folds=st.integers(2, 6))
+def test_folds_differ_by_one_image_at_most_and_each_class_can_be_trained_on(sizes, folds):
+    labels = shuffled_labels([*sizes, 6])
+    parts = [stratified_fold(labels, fold, folds, 0) for fold in range(folds)]
+    by_class = torch.stack([torch.bincount(labels[val], minlength=99) for _, val in parts])
+    assert (by_class.amax(0) - by_class.amin(0)).max() <= 1
+    assert by_class.sum(1).max() - by_class.sum(1).min() <= 1
+    assert all(len(labels[train].unique()) == len(labels.unique()) for train, _ in parts)
+
+
+def test_folds_follow_the_seed_and_nothing_else():
+    labels = shuffled_labels([50, 50])
+    folds = torch.stack([stratified_fold(labels, 0, 5, seed)[1] for seed in range(10)])
+    assert len(folds.unique(dim=0)) == 10
+    torch.rand(3)
+    assert torch.equal(stratified_fold(labels, 0, 5, 4)[1], folds[4])
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "message"),
+    [
+        (0, 1, r"data\.folds=1 must be at least 2 and at most the 4 images"),
+        (0, 5, r"data\.folds=5 must be .* at most the 4"),
+        (3, 3, r"data\.fold=3 does not exist: the data\.folds=3 are 0…2"),
+        (-1, 3, r"data\.fold=-1 does not exist"),
+    ],
+)
+def test_a_fold_that_cannot_be_is_refused(fold, folds, message):
+    with pytest.raises(ConfigError, match=message):
+        stratified_fold(torch.tensor([0, 0, 1, 1]), fold, folds, 0)
+
+
+def test_a_class_of_one_image_cannot_be_folded():
+    with pytest.raises(ConfigError, match=r"class 1 has one training image.*data\.fold=null"):
+        stratified_fold(torch.tensor([0, 0, 1]), 0, 2, 0)
+
+
+# labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3, 9], r"^val\.csv: image 2 has the label 9, but 4 classes are labelled 0…3"),
+        ([0, -1, 4, 9], r"^val\.csv: image 1 has the label -1 \(3 labels are wrong\)"),
+    ],
+)
+def test_labels_outside_the_classes_are_refused_with_the_first_and_their_number(labels, message):
+    with pytest.raises(ConfigError, match=message):
+        check_labels(torch.tensor(labels), 4, "val.csv")
+
+
+@pytest.mark.parametrize("labels", [[], [0, 3, 0]])
+def test_labels_of_the_classes_are_accepted_even_if_none_is_there(labels):
+    check_labels(torch.tensor(labels, dtype=torch.int64), 4, "val.csv")

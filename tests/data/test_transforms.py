@@ -1,6 +1,10 @@
 """Image files of every kind against what they were made of; fit_to against torchvision."""
 
 import io
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +18,16 @@ from torchvision.transforms.functional import to_tensor
 
 from vitfw.data.transforms import (
     UnreadableImage,
+    fit_image,
     fit_to,
     normalise,
     open_image,
-    scale_to_unit,
     to_channels,
     to_uint8,
 )
+
+sys.path.append(str(Path(__file__).parent))
+from odd_files import Expected, write_odd_files
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -181,6 +188,188 @@ def test_a_damaged_file_is_read_or_unreadable_and_nothing_else(tmp_path_factory,
         assert path.name in str(error)
 
 
+@pytest.mark.parametrize("values", [[0.0, 0.25, 1.0], [0.0, 100.0, 255.0], [-2.0, 0.0, 4.0]])
+def test_floats_are_scaled_by_what_they_span(tmp_path, values):
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "x.tiff")
+    expected = {1.0: [0, 64, 255], 255.0: [0, 100, 255], 4.0: [0, 85, 255]}[values[-1]]
+    assert pixels_of(tmp_path / "x.tiff", 1).tolist() == [expected]
+
+
+def test_floats_that_are_not_numbers_are_black_and_do_not_change_the_others(tmp_path):
+    Image.fromarray(np.array([[np.nan, np.inf, 0.5]], np.float32)).save(tmp_path / "x.tiff")
+    assert pixels_of(tmp_path / "x.tiff", 1).tolist() == [[0, 0, 128]]
+
+
+def test_a_constant_picture_of_large_floats_is_no_division_by_zero(tmp_path):
+    Image.fromarray(np.full((2, 2), 1e6, np.float32)).save(tmp_path / "x.tiff")
+    assert (pixels_of(tmp_path / "x.tiff", 1) == 0).all()
+
+
+def test_a_file_in_memory_is_read_as_one_on_disk_and_named_as_asked():
+    buffer = io.BytesIO()
+    Image.fromarray(random_pixels(4, 5, 3)).save(buffer, "png")
+    assert np.array_equal(np.asarray(open_image(buffer, 3)), random_pixels(4, 5, 3))
+    with pytest.raises(UnreadableImage, match="cannot read row 7: not an image"):
+        open_image(io.BytesIO(b"no"), 3, name="row 7")
+    with pytest.raises(UnreadableImage, match="cannot read an image held in memory"):
+        open_image(io.BytesIO(b"no"), 3)
+
+
+# A hundred odd files
+
+ODD = write_odd_files(Path(tempfile.mkdtemp()))
+
+
+@pytest.fixture(scope="module")
+def odd_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("odd")
+    write_odd_files(folder)
+    return folder
+
+
+def test_there_are_a_hundred_odd_files_and_most_are_readable(odd_folder):
+    assert len(ODD) == len(list(odd_folder.iterdir())) == 100
+    assert 60 < sum(expected.readable for expected in ODD.values()) < 80
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_an_odd_file_comes_out_right_or_is_named_as_unreadable(odd_folder, name):
+    expected: Expected = ODD[name]
+    if not expected.readable:
+        with pytest.raises(UnreadableImage) as caught:
+            open_image(odd_folder / name, 3)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return
+    image = open_image(odd_folder / name, 3)
+    assert image.size == expected.size
+    pixels = np.asarray(image).astype(int)
+    corners = np.array([pixels[0, 0], pixels[0, -1], pixels[-1, -1], pixels[-1, 0]])
+    assert np.abs(corners - np.array(expected.corners)).max() <= expected.within
+    grey = open_image(odd_folder / name, 1)
+    assert (grey.mode, grey.size) == ("L", expected.size)
+
+
+def test_a_name_of_two_lines_is_shown_in_one(tmp_path):
+    (tmp_path / "two\nlines.jpg").touch()
+    with pytest.raises(UnreadableImage, match=r"two\\nlines\.jpg': not an image") as caught:
+        open_image(tmp_path / "two\nlines.jpg", 3)
+    assert "\n" not in str(caught.value)
+
+
+# decoding at a reduced scale
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Something smooth, as photographs are at the scale of a few pixels."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [np.sin(rows / 40 + phase) * np.cos(columns / 55 - phase) for phase in (0, 1, 2)]
+    return np.uint8(127.5 + 120 * np.stack(waves, axis=-1))
+
+
+@pytest.mark.parametrize(
+    "at_least, expected",
+    [
+        ((480, 640), (480, 640)),  # (height, width)
+        ((241, 320), (480, 640)),
+        ((240, 321), (480, 640)),
+        ((240, 320), (240, 320)),
+        ((100, 160), (120, 160)),
+        ((60.0, 80.0), (60, 80)),
+        ((59.5, 80.0), (60, 80)),
+        ((1, 1), (60, 80)),
+        ((0.1, 0.1), (60, 80)),
+        ((2000, 2000), (480, 640)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_smaller_than_needed(tmp_path, at_least, expected):
+    Image.fromarray(photo(480, 640)).save(tmp_path / "x.jpg")
+    image = open_image(tmp_path / "x.jpg", 3, at_least)
+    assert (image.height, image.width) == expected
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_of_a_jpeg_on_its_side_height_and_width_are_those_of_the_upright_one(tmp_path, tag):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    size = (400, 200) if tag > 4 else (200, 400)
+    Image.fromarray(photo(*size)).save(tmp_path / "x.jpg", exif=exif)  # upright: 200 high, 400 wide
+    image = open_image(tmp_path / "x.jpg", 3, at_least=(100, 150))
+    assert (image.height, image.width) == (100, 200)
+    assert open_image(tmp_path / "x.jpg", 3, at_least=(150, 100)).size == (400, 200)
+
+
+def test_a_reduced_jpeg_fits_to_nearly_the_pixels_of_the_full_one(tmp_path):
+    Image.fromarray(photo(480, 640)).save(tmp_path / "x.jpg", quality=95)
+    full, reduced = (open_image(tmp_path / "x.jpg", 3, at) for at in (None, (112, 112)))
+    assert reduced.size == (160, 120)
+    ours, theirs = (np.asarray(fit_image(i, (112, 112))).astype(int) for i in (reduced, full))
+    assert np.abs(ours - theirs).max() <= 6
+
+
+def test_formats_that_cannot_be_decoded_smaller_are_decoded_whole(tmp_path):
+    Image.fromarray(photo(80, 80)).save(tmp_path / "x.png")
+    assert open_image(tmp_path / "x.png", 3, at_least=(8, 8)).size == (80, 80)
+
+
+# fit_image
+
+
+def torchvisions_fit(image: Image.Image, size: tuple[int, int], crop_share: float) -> np.ndarray:
+    scale = max(size[0] / image.height, size[1] / image.width) / crop_share
+    resized = [max(size[0], round(image.height * scale)), max(size[1], round(image.width * scale))]
+    resized = TF.resize(image, resized, InterpolationMode.BICUBIC)
+    return np.asarray(TF.center_crop(resized, list(size))).astype(int)
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (480, 640), (300, 300)])
+@pytest.mark.parametrize("size", [(224, 224), (64, 64), (32, 48)])
+@pytest.mark.parametrize("crop_share", [1.0, 0.875])
+def test_fit_image_is_torchvisions_resize_and_center_crop_of_a_pil_image(
+    height, width, size, crop_share
+):
+    image = Image.fromarray(random_pixels(height, width, 3))
+    ours = np.asarray(fit_image(image, size, crop_share)).astype(int)
+    assert np.abs(ours - torchvisions_fit(image, size, crop_share)).max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    crop_share=st.sampled_from([1.0, 0.875, 0.6]),
+)
+def test_fit_image_is_torchvisions_for_the_oddest_sizes_too(height, width, size, crop_share):
+    image = Image.fromarray(photo(height, width))
+    ours = np.asarray(fit_image(image, size, crop_share)).astype(int)
+    assert ours.shape == (*size, 3)
+    # PIL resizes rows or columns first, as is cheaper, and rounds in between.
+    assert np.abs(ours - torchvisions_fit(image, size, crop_share)).max() <= 2
+
+
+@pytest.mark.parametrize("size, crop_share", [((32, 24), 1.0), ((224, 224), 0.875)])
+def test_fit_image_and_fit_to_cut_the_same_part(size, crop_share):
+    image = Image.fromarray(photo(300, 413))
+    ours = to_uint8(fit_image(image, size, crop_share)).int()
+    assert (ours - fit_to(to_uint8(image), size, crop_share).int()).abs().max() <= 2
+
+
+def test_a_pil_image_of_the_right_size_is_returned_itself():
+    image = Image.new("RGB", (6, 8))
+    assert fit_image(image, (8, 6)) is image
+    assert fit_image(image, (8, 6), 0.5) is not image
+
+
+@pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000), (1, 1)])
+def test_a_strip_costs_no_more_than_what_is_kept_of_it(size):
+    image = Image.new("L", size, 77)
+    began = time.perf_counter()
+    fitted = fit_image(image, (224, 224), 0.875)
+    assert time.perf_counter() - began < 0.5  # of the whole: 512,000 × 256 pixels
+    assert np.array_equal(np.asarray(fitted), np.full((224, 224), 77))
+
+
 # fit_to
 
 
@@ -271,12 +460,8 @@ def test_channels_that_are_right_are_left_alone():
     assert to_channels(images, 3) is images
 
 
-def test_scaling_is_torchvisions_to_tensor_to_the_bit():
-    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
-    assert torch.equal(scale_to_unit(torch.from_numpy(pixels[None, ..., 0])), to_tensor(pixels))
-
-
-def test_normalising_is_torchvisions_normalize():
-    images, mean, std = torch.rand(2, 3, 4, 4), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-    ours = normalise(images, torch.tensor(mean), torch.tensor(std))
-    torch.testing.assert_close(ours, TF.normalize(images, mean, std))
+def test_normalising_is_torchvisions_to_tensor_and_normalize():
+    pixels, mean, std = random_pixels(2, 3, 4, 4), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    ours = normalise(torch.from_numpy(pixels), torch.tensor(mean), torch.tensor(std))
+    theirs = torch.stack([TF.normalize(to_tensor(p.transpose(1, 2, 0)), mean, std) for p in pixels])
+    torch.testing.assert_close(ours, theirs)

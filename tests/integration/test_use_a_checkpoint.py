@@ -10,14 +10,14 @@ import torch
 from commands import Run, run
 from PIL import Image
 
-from vitfw.data.arrays import read_digits
+from vitfw.data.sets.handwriting import read_digits
 
 
 @pytest.fixture(scope="module")
 def digit_files(tmp_path_factory: pytest.TempPathFactory):
     """The test set as PNG files, one folder, named by index and label."""
     folder = tmp_path_factory.mktemp("digits")
-    test = read_digits(folder, train=False, download=False)
+    test, _ = read_digits(folder, "test", False)
     for i, (image, label) in enumerate(zip(test.images, test.labels, strict=True)):
         Image.fromarray(image[0].numpy()).save(folder / f"{i:04d}_{label}.png")
     return folder

@@ -22,13 +22,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw import config as configs
+from vitfw.data.bad_images import TooManyBadImages
 from vitfw.data.transforms import UnreadableImage
 from vitfw.errors import ConfigError
 
 Task = Callable[[DictConfig, list[str]], object]
 
 WRONG_REQUEST, BROKE = 2, 1
-PATH_KEYS = ("checkpoint", "input", "output", "run_dir", "init_from", "resume", "data.root")
+PATH_KEYS = (
+    *("checkpoint", "input", "output", "verify"),
+    *("run_dir", "init_from", "resume", "data.root", "data.cache_dir"),
+)
 
 
 def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
@@ -99,7 +103,7 @@ def exit_code() -> Iterator[Outcome]:
     except (HydraException, OmegaConfBaseException) as error:
         outcome.code = WRONG_REQUEST
         say_error(str(error))
-    except UnreadableImage as error:
+    except (UnreadableImage, TooManyBadImages) as error:
         outcome.code = BROKE
         say_error(str(error).strip().splitlines()[-1])  # a worker's message begins with its trace
     except SystemExit as error:

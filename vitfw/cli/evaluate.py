@@ -18,7 +18,7 @@ from vitfw.checkpoint import Passport
 from vitfw.cli.app import output_path, run
 from vitfw.config import build, to_plain
 from vitfw.console import console
-from vitfw.data.datamodule import ImageData
+from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.inference import load_net
 from vitfw.training.classifier import Classifier
@@ -71,25 +71,29 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     return dict(metrics)
 
 
-def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> ImageData:
+def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> ClassificationData:
     """The data of the run, with what was asked for in its place; statistics stay the model's.
 
     Raises:
         ConfigError: another data set was asked for, with other classes.
     """
-    options = {**passport.config["data"], **without_nulls(asked)}
+    trained_on = passport.config["data"]
+    same_kind = asked.get("_target_") in (None, trained_on["_target_"])
+    options = {**(trained_on if same_kind else {}), **without_nulls(asked)}
     options.update(
         img_size=passport.img_size,
         channels=passport.channels,
         mean=passport.mean,
         std=passport.std,
     )
+    if "stats" in options:
+        options["stats"] = "catalog"  # those of the passport
     if options["num_classes"] != len(passport.classes):
         raise ConfigError(
             f"the checkpoint tells {len(passport.classes)} classes apart, but "
             f"data={options['name']} has {options['num_classes']}"
         )
-    data: ImageData = build({**options, "augment": None})
+    data: ClassificationData = build({**options, "augment": None})
     data.prepare_data()
     data.setup(stage)
     if list(data.classes) != list(passport.classes):

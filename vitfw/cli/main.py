@@ -12,6 +12,9 @@ COMMANDS = {
     "predict": "top-k classes of any image file or folder, from a checkpoint alone",
     "export": "a checkpoint for timm, torchvision, Hugging Face, ONNX and others",
     "explain": "walk one batch through a model: shapes, parameters, FLOPs",
+    "preview": "a picture of what a model is trained on: augmented samples, class counts",
+    "pack": "write a data set once into shards, for disks and object stores",
+    "benchmark": "images per second of data, step and attention, beside other libraries",
 }
 
 

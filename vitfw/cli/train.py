@@ -76,6 +76,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
             log.info(f"{start.story}, in {directory.path}")
             for line in weights.lines() if weights else ():
                 log.info(line)
+            data.bad_images.retell()
             show_hyperparameters(trainer, cfg)
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint)
         return close_run(trainer, classifier, data, callbacks, cfg, overrides, directory)

@@ -1,133 +1,207 @@
 """Augmentation of whole batches on the device, every sample by its own random numbers.
 
-B batch, C channels, H height, W width, S output side. The numbers are those of
-`counter_rng`, so what happens to a sample depends on its key alone.
+B batch, C channels, H height, W width. The numbers are those of `counter_rng`, so what happens
+to a sample depends on its key alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from numbers import Real
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vitfw.data.counter_rng import randint, uniform
+from vitfw.data.batch_crop import moved, resized_crop
+from vitfw.data.batch_erase import cutout, erase_rectangles
+from vitfw.data.batch_ops import colour_jitter, grayscale
+from vitfw.data.counter_rng import uniform
 
-# Which random number of a sample decides what; a number is used for one thing only.
-SHIFT_Y, SHIFT_X, FLIP, CROP_AREA, CROP_RATIO, CROP_Y, CROP_X = range(7)
-ERASE, ERASE_AREA, ERASE_RATIO, ERASE_Y, ERASE_X = range(7, 12)
+GRAYSCALE = 8  # the random number that decides on it; batch_crop and batch_erase list theirs
+JITTER = 16  # the first of the random numbers of the colours
+
+ERASE_MODES = ("constant", "pixel", "colour")
 
 
 @dataclass(frozen=True)
 class BatchAugment:
-    """Random crops, mirror images and erasing, for training batches of floats in [0, 1].
+    """What is done to training batches, in this order; every step is off by default.
 
+    On uint8 images, by calling it:
+    `crop_scale`, `crop_ratio`: random resized crop, ranges of the area's share and of the aspect.
     `shift`: crop from the image padded with zeros by so many pixels on each side.
-    `crop_scale`: random resized crop, the range of the area as a share of the image's.
-    `hflip`: probability of a mirror image. `erase`: probability that one rectangle is replaced
-    by the mean, of 2 to 33 % of the area (Zhong et al. 2020).
+    `translate`: move by up to this share of each side. `hflip`, `vflip`: probabilities.
+    `policy`: a policy of `batch_policy`. `jitter`: strength of the changes of brightness, contrast
+    and saturation, or one each, and of the hue. `grayscale`: probability. `cutout`: side of a
+    square of zeros, in pixels.
+
+    On normalised images, by `after_normalise`:
+    `erase`: probability of an erased rectangle, `erase_scale`, `erase_ratio`: ranges of its area's
+    share and of height / width. `erase_mode`: `constant` (the mean), `pixel` (noise) or `colour`.
+
+    By others: `mixing` of labels and images (the data module), `per_image`, torchvision
+    transforms (worker processes), `repeats` of each image in a batch (the sampler).
 
     Raises:
-        ValueError: a share or probability outside [0, 1], a negative shift, a range upside down.
+        ValueError: a value that cannot be; says which and what to type.
     """
 
     shift: int = 0
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    translate: float = 0.0
     hflip: float = 0.0
+    vflip: float = 0.0
+    policy: Callable[[Tensor, Tensor], Tensor] | None = None
+    jitter: float | Sequence[float] = 0.0
+    grayscale: float = 0.0
+    cutout: int = 0
     erase: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+    erase_mode: str = "constant"
+    mixing: Any = None
+    per_image: Sequence[Callable[[Tensor], Tensor]] | None = None
+    repeats: int = 1
 
     def __post_init__(self):
-        if self.shift < 0:
-            raise ValueError(f"augment.shift {self.shift} is negative; 0 switches it off")
-        for name in ("hflip", "erase"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"augment.{name} {getattr(self, name)} is a probability: 0 to 1")
-        if self.crop_scale is not None:
-            low, high = self.crop_scale
-            if not 0.0 < low <= high <= 1.0:
-                raise ValueError(
-                    f"augment.crop_scale [{low}, {high}] is a range of shares of the image: "
-                    "0 < low ≤ high ≤ 1, such as [0.35, 1]"
-                )
-        low, high = self.crop_ratio
-        if not 0.0 < low <= high:
+        check_counts(self)
+        check_shares(self)
+        check_ranges(self)
+        check_jitter(self.jitter)
+        check_callables(self)
+        if self.erase_mode not in ERASE_MODES:
             raise ValueError(
-                f"augment.crop_ratio [{low}, {high}] is a range of width / height: "
-                "0 < low ≤ high, such as [0.75, 1.3333]"
+                f"augment.erase_mode {self.erase_mode!r} is not one of: {', '.join(ERASE_MODES)}"
             )
 
-    def __call__(self, images: Tensor, keys: Tensor, mean: Tensor) -> Tensor:
-        """[B, C, H, W] float in [0, 1], keys [B], mean [C] → the same shape, augmented."""
-        if self.shift:
-            images = shift_crop(images, keys, self.shift)
-        if self.crop_scale:
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """[B, C, H, W] uint8, keys [B] → the same shape and type, augmented.
+
+        Raises:
+            TypeError: the images are not uint8.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images are {images.dtype}; augmentation is of uint8, 0 to 255")
+        if self.crop_scale is not None:
             images = resized_crop(images, keys, tuple(self.crop_scale), tuple(self.crop_ratio))
-        if self.hflip:
-            flipped = uniform(keys, FLIP) < self.hflip
-            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-        if self.erase:
-            images = erase_rectangle(images, keys, self.erase, mean)
+        images = moved(images, keys, self.shift, self.translate, self.hflip, self.vflip)
+        if self.policy is not None:
+            images = self.policy(images, keys)
+        if any(strengths := jitter_strengths(self.jitter)):
+            images = colour_jitter(images, keys, JITTER, *strengths)
+        if self.grayscale:
+            images = sometimes_grey(images, keys, self.grayscale)
+        if self.cutout:
+            images = cutout(images, keys, self.cutout)
         return images
 
+    def after_normalise(self, images: Tensor, keys: Tensor) -> Tensor:
+        """[B, C, H, W] float, keys [B] → the same, some of the images erased in part.
 
-def shift_crop(images: Tensor, keys: Tensor, pad: int) -> Tensor:
-    """Pad with zeros by `pad` pixels and crop back at a random place: [B, C, H, W] kept."""
-    height, width = images.shape[-2:]
-    rows = randint(keys, SHIFT_Y, 2 * pad + 1)[:, None] + torch.arange(height, device=keys.device)
-    columns = randint(keys, SHIFT_X, 2 * pad + 1)[:, None] + torch.arange(width, device=keys.device)
-    padded = F.pad(images, (pad, pad, pad, pad)).movedim(1, -1)  # [B, H + 2p, W + 2p, C]
-    batch = torch.arange(len(images), device=keys.device)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        It may happen in place.
+        """
+        if not self.erase:
+            return images
+        scale, ratio = tuple(self.erase_scale), tuple(self.erase_ratio)
+        return erase_rectangles(images, keys, self.erase, scale, ratio, self.erase_mode)
 
-
-def crop_boxes(
-    keys: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random boxes as shares of the image: top, left, height, width, each [B] in [0, 1].
-
-    Area is uniform in `scale`, the aspect ratio log-uniform in `ratio`; a side that would not
-    fit is cut to 1.
-    """
-    area = scale[0] + (scale[1] - scale[0]) * uniform(keys, CROP_AREA)
-    low, high = torch.tensor(ratio[0]).log().item(), torch.tensor(ratio[1]).log().item()
-    aspect = (low + (high - low) * uniform(keys, CROP_RATIO)).exp()
-    width = (area * aspect).sqrt().clamp(max=1.0)
-    height = (area / aspect).sqrt().clamp(max=1.0)
-    top = uniform(keys, CROP_Y) * (1.0 - height)
-    left = uniform(keys, CROP_X) * (1.0 - width)
-    return top, left, height, width
+    def without_crop(self) -> "BatchAugment":
+        """The same, less the resized crop: worker processes have cut it from the full picture."""
+        return replace(self, crop_scale=None)
 
 
-def resized_crop(
-    images: Tensor, keys: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Tensor:
-    """Random crop of each image, stretched back to its size, bilinear: [B, C, H, W] kept."""
-    top, left, height, width = crop_boxes(keys, scale, ratio)
-    zero = torch.zeros_like(top)
-    affine = torch.stack(  # [B, 2, 3], in coordinates from −1 to 1
-        [
-            torch.stack([width, zero, 2 * left + width - 1], dim=1),
-            torch.stack([zero, height, 2 * top + height - 1], dim=1),
-        ],
-        dim=1,
-    )
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)  # [B, H, W, 2]
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+def sometimes_grey(images: Tensor, keys: Tensor, probability: float) -> Tensor:
+    """A share of the images without their colours: [B, C, H, W] kept."""
+    chosen = uniform(keys, GRAYSCALE) < probability
+    return torch.where(chosen[:, None, None, None], grayscale(images), images)
 
 
-def erase_rectangle(images: Tensor, keys: Tensor, probability: float, mean: Tensor) -> Tensor:
-    """Put the mean in place of one random rectangle of a share of the images."""
-    height, width = images.shape[-2:]
-    area = 0.02 + (1 / 3 - 0.02) * uniform(keys, ERASE_AREA)
-    aspect = ((uniform(keys, ERASE_RATIO) * 2 - 1) * torch.tensor(3.3).log().item()).exp()
-    box_height = (area / aspect).sqrt().clamp(max=1.0) * height
-    box_width = (area * aspect).sqrt().clamp(max=1.0) * width
-    top = uniform(keys, ERASE_Y) * (height - box_height)
-    left = uniform(keys, ERASE_X) * (width - box_width)
-    y = torch.arange(height, device=keys.device) + 0.5
-    x = torch.arange(width, device=keys.device) + 0.5
-    inside_y = (y >= top[:, None]) & (y < (top + box_height)[:, None])  # [B, H]
-    inside_x = (x >= left[:, None]) & (x < (left + box_width)[:, None])  # [B, W]
-    chosen = uniform(keys, ERASE) < probability
-    erased = chosen[:, None, None] & inside_y[:, :, None] & inside_x[:, None, :]  # [B, H, W]
-    return torch.where(erased[:, None], mean[None, :, None, None], images)
+def jitter_strengths(jitter: float | Sequence[float]) -> tuple[float, float, float, float]:
+    """Brightness, contrast, saturation and hue; one number stands for the first three."""
+    if isinstance(jitter, Sequence):
+        brightness, contrast, saturation, hue = (*jitter, 0.0)[:4]
+        return brightness, contrast, saturation, hue
+    return jitter, jitter, jitter, 0.0
+
+
+# ── what users may have typed ─────────────────────────────────────────────────────────────────
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_counts(augment: BatchAugment) -> None:
+    for name, least, example in (
+        ("shift", 0, "pixels, such as 4; 0 switches it off"),
+        ("cutout", 0, "pixels, such as 16; 0 switches it off"),
+        ("repeats", 1, "times an image is in a batch, such as 3; 1 is once"),
+    ):
+        value = getattr(augment, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"augment.{name} {value} is not a whole number of {example}")
+
+
+def check_shares(augment: BatchAugment) -> None:
+    for name, meaning in (
+        ("translate", "share of the side"),
+        ("hflip", "probability"),
+        ("vflip", "probability"),
+        ("grayscale", "probability"),
+        ("erase", "probability"),
+    ):
+        value = getattr(augment, name)
+        if not is_number(value) or not 0.0 <= value <= 1.0:
+            raise ValueError(
+                f"augment.{name} {value} is not a {meaning}, 0 to 1; 0 switches it off"
+            )
+
+
+def check_ranges(augment: BatchAugment) -> None:
+    for name, most, example in (
+        ("crop_scale", 1.0, "shares of the image's area, 0 < low ≤ high ≤ 1, such as [0.35, 1]"),
+        ("crop_ratio", inf, "width / height, 0 < low ≤ high, such as [0.75, 1.3333]"),
+        ("erase_scale", 1.0, "shares of the image's area, 0 < low ≤ high ≤ 1, such as [0.02, 0.4]"),
+        ("erase_ratio", inf, "height / width, 0 < low ≤ high, such as [0.3, 3.3]"),
+    ):
+        value = getattr(augment, name)
+        if name == "crop_scale" and value is None:
+            continue
+        pair = isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value))
+        if not pair or not 0.0 < value[0] <= value[1] <= most or value[1] == inf:
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"augment.{name} {shown} is not a range of {example}")
+
+
+def check_jitter(jitter: Any) -> None:
+    several = isinstance(jitter, Sequence) and len(jitter) in (3, 4)
+    strengths = list(jitter) if several else [jitter]
+    if not all(is_number(one) and 0.0 <= one < inf for one in strengths):
+        raise ValueError(
+            f"augment.jitter {jitter} is not a strength: one number from 0, such as 0.4, or "
+            "[brightness, contrast, saturation] or [brightness, contrast, saturation, hue]"
+        )
+    if len(strengths) == 4 and strengths[3] > 0.5:
+        raise ValueError(f"augment.jitter {jitter} has a hue above 0.5, half a turn of the circle")
+
+
+def check_callables(augment: BatchAugment) -> None:
+    if augment.policy is not None and not callable(augment.policy):
+        raise ValueError(
+            f"augment.policy {augment.policy} cannot be called; type null, or its class: "
+            "{_target_: vitfw.data.batch_policy.RandAugment}"
+        )
+    listed = augment.per_image
+    if listed is None:
+        return
+    if (
+        isinstance(listed, str)
+        or not isinstance(listed, Sequence)
+        or not all(map(callable, listed))
+    ):
+        raise ValueError(
+            f"augment.per_image {listed} is not a list of transforms; type null, or "
+            "[{_target_: torchvision.transforms.v2.GaussianBlur, kernel_size: 3}]"
+        )

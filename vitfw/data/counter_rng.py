@@ -17,6 +17,7 @@ def _signed(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+_WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -44,6 +45,25 @@ def uniform(keys: Tensor, draw: int) -> Tensor:
     """The `draw`-th uniform number of each key, in [0, 1): [B] int64 → [B] float32."""
     bits = _shift_right(_mix(keys + _signed((draw + 1) * _GOLDEN)), 40)  # the 24 highest bits
     return bits.to(torch.float32) * 2.0**-24
+
+
+def uniform_of(key: int, draw: int) -> float:
+    """`uniform` of one key, without tensors: a hundredth of the time."""
+    x = (key + (draw + 1) * _GOLDEN) & _WORD
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _WORD
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _WORD
+    return ((x ^ x >> 31) >> 40) * 2.0**-24
+
+
+def uniforms(keys: Tensor, draws: Tensor) -> Tensor:
+    """`uniform` of many draws at once: int64 tensors that broadcast → float32."""
+    return uniform(keys + draws * _signed(_GOLDEN), 0)
+
+
+def uniform64(keys: Tensor, draw: int) -> Tensor:
+    """As `uniform`, with all the 53 bits that a float64 holds: [B] int64 → [B] float64."""
+    bits = _shift_right(_mix(keys + _signed((draw + 1) * _GOLDEN)), 11)
+    return bits.to(torch.float64) * 2.0**-53
 
 
 def randint(keys: Tensor, draw: int, high: int) -> Tensor:

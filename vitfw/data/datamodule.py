@@ -1,37 +1,46 @@
-"""One DataModule for every data set: splits, loaders, and the last steps on the device."""
+"""The data module of every set that lies on this machine: its splits and their loaders."""
 
-import dataclasses
-import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import UnionType
 
-import lightning as L
 import torch
 from torch import Tensor
 
-from vitfw.atomic import held
-from vitfw.data.arrays import READERS, ArrayImages, make_fake
 from vitfw.data.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
-from vitfw.data.image_folder import FolderDataset, FolderImages, read_image_folder
-from vitfw.data.loaders import EpochSampler, RawBatch, ResidentLoader, StatefulLoader, WorkerLoader
-from vitfw.data.splits import stratified_split
-from vitfw.data.transforms import fit_to, normalise, scale_to_unit, to_channels
+from vitfw.data.class_balance import (
+    LOSS_WEIGHTS,
+    SAMPLING_WEIGHTS,
+    class_counts,
+    loss_weights,
+    sampling_weights,
+)
+from vitfw.data.classification_data import ClassificationData, per_channel
+from vitfw.data.decode import Decoder
+from vitfw.data.images import ArrayImages, EncodedImages, Images, Split
+from vitfw.data.loaders import ResidentLoader, StatefulLoader, WorkerLoader
+from vitfw.data.residency import decode_all, fits
+from vitfw.data.sampler import EpochSampler
+from vitfw.data.sets.dataset import SplitName
+from vitfw.data.sources import Source
+from vitfw.data.splits import stratified_fold, stratified_limit, stratified_split
+from vitfw.data.statistics import statistics_of
+from vitfw.data.transforms import to_channels
 from vitfw.errors import ConfigError
 
-FAKE_TEST_SHARE = 4  # one test image for so many training images
 
+class ImageData(ClassificationData):
+    """Training, validation and test batches of a data set that `data=` names.
 
-class ImageData(L.LightningDataModule):
-    """Training, validation and test batches of a data set of the catalogue.
+    Validation images are the official ones; or a seeded stratified `val_share` of the training
+    images; or fold number `fold` of `folds`. `limit` keeps a stratified part of the others. Test
+    images are read by `setup("test")` only.
 
-    Batches are (images [B, C, H, W] float, normalised, of `img_size`; labels [B] int64).
-    Validation is a seeded stratified `val_share` of the training images; test images are read
-    by `setup("test")` only. Sets of the catalogue that fit in memory are held there as one uint8
-    tensor; image folders are decoded by `num_workers` processes (default: one a core, at most
-    8). Augmentation and normalisation run on the device, on whole batches.
+    What fits in `resident_share` of the device's memory is held there as one uint8 tensor; image
+    files of one size are decoded once for that (`resident` "auto"), or any (true), or none
+    (false). The rest is decoded by `num_workers` processes (default: one a core, at most 8).
 
     Raises:
         ConfigError: the data are missing, or do not fit the options; says what would.
@@ -50,206 +59,269 @@ class ImageData(L.LightningDataModule):
         num_workers: int | None = None,
         val_share: float = 0.1,
         split_seed: int = 0,
+        fold: int | None = None,
+        folds: int = 5,
+        limit: float | None = None,
+        sampling: str | None = None,
+        class_weights: str | None = None,
         seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        stats: str = "catalog",
         crop_share: float = 1.0,
+        resident: bool | str = "auto",
+        resident_share: float = 0.5,
+        max_bad_share: float = 0.01,
+        channels_last: bool = False,
         download: bool = True,
+        columns: Sequence[str] | None = None,
         num_images: int = 1024,
         augment: BatchAugment | None = None,
     ):
-        super().__init__()
         facts = facts_of(name)
-        if facts.classes and num_classes not in (None, len(facts.classes)):
+        if facts.num_classes and num_classes not in (None, facts.num_classes):
             raise ConfigError(
-                f"data.num_classes={num_classes}, but {facts.title} has {len(facts.classes)}"
+                f"data.num_classes={num_classes}, but {facts.title} has {facts.num_classes}"
             )
         if name == "fake" and not num_classes:
             raise ConfigError("data=fake has no classes of its own; set data.num_classes=10, say")
-        for key, value in {"batch_size": batch_size, "num_images": num_images}.items():
-            if value < 1:
-                raise ConfigError(f"data.{key}={value} must be at least 1")
-        self.dataset_name = name
-        self.root = Path(root).expanduser()
-        self.classes = facts.classes
-        self.num_classes = num_classes or len(facts.classes)
-        self.channels = channels or facts.channels
+        if num_images < 1:
+            raise ConfigError(f"data.num_images={num_images} must be at least 1")
+        check_word("stats", stats, ("catalog", "compute"))
+        check_word("resident", resident, ("auto", True, False))
+        check_word("sampling", sampling, (None, *SAMPLING_WEIGHTS))
+        check_word("class_weights", class_weights, (None, *LOSS_WEIGHTS))
+        check_number("fold", fold, int)
+        check_number("folds", folds, int)
+        check_number("limit", limit, int | float)
+        if not 0.0 <= resident_share <= 1.0:
+            raise ConfigError(
+                f"data.resident_share={resident_share} is a share: 0 to 1, such as 0.5"
+            )
         self.native_size = native_size or facts.native_size
-        size = self.native_size if img_size is None else img_size
-        self.img_size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
-        self.val_share = val_share
-        self.split_seed = split_seed
-        self.seed = seed
-        self.mean = per_channel("mean", mean or facts.mean, self.channels)
-        self.std = per_channel("std", std or facts.std, self.channels)
-        self.crop_share = crop_share
-        self.download = download
-        self.num_images = num_images
-        self.augment = augment or BatchAugment()
-        self._prepared = False
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._train: ArrayImages | FolderImages | None = None
-        self._val: ArrayImages | FolderImages | None = None
-        self._test: ArrayImages | FolderImages | None = None
+        super().__init__(
+            name=name,
+            classes=facts.classes,
+            num_classes=num_classes or facts.num_classes,
+            channels=channels or facts.channels,
+            img_size=self.native_size if img_size is None else img_size,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            mean=mean or facts.mean,
+            std=std or facts.std,
+            crop_share=crop_share,
+            max_bad_share=max_bad_share,
+            channels_last=channels_last,
+            augment=augment,
+        )
+        self.facts = facts
+        self.val_share, self.split_seed = val_share, split_seed
+        self.fold, self.folds, self.limit = fold, folds, limit
+        self.sampling, self.class_weights = sampling, class_weights
+        self.stats = stats
+        self.resident, self.resident_share = resident, resident_share
+        self.source = Source(
+            name,
+            root,
+            download,
+            columns,
+            self.num_classes,
+            self.channels,
+            self.native_size,
+            num_images,
+        )
+        self._splits: dict[str, Images] = {}
+        self._from_files = False
 
     def prepare_data(self) -> None:
         """Download what is missing, before `setup`; one process of a machine at a time."""
-        if self._prepared or not facts_of(self.dataset_name).download_mb:
-            return
-        with held(self.root) if self.download else nullcontext():
-            READERS[self.dataset_name](self.root, True, self.download)
-        self._prepared = True
+        if not self._splits:
+            self.source.fetch()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that `stage` (fit, validate or test) needs, once."""
-        if self.dataset_name == "image_folder":
-            self._setup_folder()
-        elif stage in ("fit", "validate", None):
-            self._setup_training_arrays()
-        if stage in ("test", None) and self._test is None:
-            self._test = self._read_arrays(train=False)
+        if stage in ("fit", "validate", None) and "train" not in self._splits:
+            self._read_training()
+        if stage in ("test", None) and "test" not in self._splits:
+            test = self._read("test")
+            self._splits["test"] = self._decoded(test, "test", len(test))
 
-    def _setup_folder(self) -> None:
-        if self._train is not None:
-            return
-        found = read_image_folder(self.root)
+    def _read(self, split: SplitName) -> Images:
+        found = self.source.read(split)
+        assert found is not None
+        return self._accepted(found)
+
+    def _accepted(self, found: Split) -> Images:
         if self.num_classes not in (0, len(found.classes)):
             raise ConfigError(
-                f"data.num_classes={self.num_classes}, but {self.root} holds "
+                f"data.num_classes={self.num_classes}, but {self.source.root} holds "
                 f"{len(found.classes)} classes"
             )
         self.classes, self.num_classes = found.classes, len(found.classes)
-        self._train, self._val, self._test = found.train, found.val, found.test
-        if self._val is None:
-            kept, held_out = stratified_split(found.train.labels, self.val_share, self.split_seed)
-            self._train, self._val = found.train.subset(kept), found.train.subset(held_out)
-
-    def _setup_training_arrays(self) -> None:
-        if self._train is not None:
-            return
-        everything = self._read_arrays(train=True)
-        kept, held_out = stratified_split(everything.labels, self.val_share, self.split_seed)
-        self._train, self._val = everything.subset(kept), everything.subset(held_out)
-
-    def _read_arrays(self, train: bool) -> ArrayImages:
-        if self.dataset_name in READERS:
-            found = READERS[self.dataset_name](self.root, train, self.download)
-            return ArrayImages(to_channels(found.images, self.channels), found.labels)
-        self.classes = tuple(f"class {i}" for i in range(self.num_classes))
-        count = self.num_images if train else max(self.num_images // FAKE_TEST_SHARE, 1)
-        return make_fake(self.num_classes, self.channels, self.native_size, count, train)
-
-    @property
-    def train_images(self) -> int:
-        """Number of training images, after validation has been split off."""
-        return len(self._require("_train"))
-
-    def steps_per_epoch(self, world: int = 1) -> int:
-        """Batches each of `world` processes takes in an epoch.
-
-        Raises:
-            ConfigError: not even one whole batch can be made.
-        """
-        steps = self.train_images // (self.batch_size * world)
-        if steps == 0:
-            raise ConfigError(
-                f"data.batch_size={self.batch_size} × {world} processes is more than the "
-                f"{self.train_images} training images; "
-                f"set data.batch_size={max(self.train_images // world, 1)} or less"
-            )
-        return steps
-
-    def train_dataloader(self) -> StatefulLoader:
-        return self._loader("_train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> StatefulLoader | list:
-        empty = len(self._require("_val")) == 0
-        return [] if empty else self._loader("_val", self.eval_batch_size, shuffle=False)
-
-    def test_dataloader(self) -> StatefulLoader:
-        return self._loader("_test", self.eval_batch_size, shuffle=False)
-
-    def _require(self, split: str) -> ArrayImages | FolderImages:
-        images = getattr(self, split)
-        if images is None:
-            raise RuntimeError("call setup() before asking for a loader")
+        images = found.images
+        if isinstance(images, ArrayImages):
+            images = ArrayImages(to_channels(images.images, self.channels), images.labels)
         return images
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
-        images = self._require(split)
-        rank, world = 0, 1
-        device = torch.device("cpu")
-        if self.trainer is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            device = self.trainer.strategy.root_device
-        sampler = EpochSampler(len(images), batch_size, self.seed, shuffle, rank, world)
+    def _read_training(self) -> None:
+        train = self._read("train")
+        official = self.source.read("val")
+        if self.fold is not None:
+            kept, held_out = stratified_fold(train.labels, self.fold, self.folds, self.split_seed)
+            train, val = train.subset(kept), train.subset(held_out)
+        elif official is not None:
+            val = self._accepted(official)
+        else:
+            kept, held_out = stratified_split(train.labels, self.val_share, self.split_seed)
+            train, val = train.subset(kept), train.subset(held_out)
+        if self.limit is not None:
+            train = train.subset(stratified_limit(train.labels, self.limit, self.split_seed))
+        self._splits["train"] = self._decoded(train, "train", len(train) + len(val))
+        self._splits["val"] = self._decoded(val, "val", len(train) + len(val))
+        if self.stats == "compute":
+            self._measure_statistics()
+
+    def _measure_statistics(self) -> None:
+        """Mean and std of the training images, as evaluation would show them to the model."""
+        images = self._splits["train"]
         if isinstance(images, ArrayImages):
-            if images.images.device != device:
-                images = ArrayImages(images.images.to(device), images.labels.to(device))
-                setattr(self, split, images)
-            return ResidentLoader(images, sampler)
-        dataset = FolderDataset(
-            images,
-            self.img_size,
-            self.channels,
-            self.seed,
-            self.crop_share,
-            self.augment if shuffle else None,
-        )
-        return WorkerLoader(dataset, sampler, self.num_workers, device.type == "cuda")
+            loader: StatefulLoader = ResidentLoader(images, self._sampler(images, 256, False))
+        else:
+            sampler = self._sampler(images, 64, False)
+            cpu = torch.device("cpu")
+            loader = self._worker_loader(images, "train", sampler, self.num_workers, cpu)
+        mean, std = statistics_of(batch.images for batch in loader)
+        self.mean = per_channel("mean", mean, self.channels)
+        self.std = per_channel("std", std, self.channels)
+        self._on_device.clear()
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment (in training), resize and normalise a whole batch on the device."""
-        if not isinstance(batch, RawBatch):
-            return batch
-        training = self.trainer is not None and self.trainer.training
-        prepare = self.prepare_training if training else self.prepare_evaluation
-        return prepare(batch)
+    def count(self, split: str) -> int:
+        return len(self.images(split))
 
-    def prepare_training(self, batch: RawBatch) -> tuple[Tensor, Tensor]:
-        """RawBatch → augmented, normalised images of `img_size`, and labels."""
-        mean, std = self._statistics(batch.images.device)
-        augment = self.augment
-        if (
-            self.dataset_name == "image_folder"
-        ):  # the crop was cut by the worker, from the full picture
-            augment = dataclasses.replace(augment, crop_scale=None)
-        images = augment(scale_to_unit(batch.images), batch.keys, mean)
-        return normalise(fit_to(images, self.img_size), mean, std), batch.labels
+    def class_counts(self, split: str) -> Tensor:
+        return class_counts(self.images(split).labels.cpu(), self.num_classes)
 
-    def prepare_evaluation(self, batch: RawBatch) -> tuple[Tensor, Tensor]:
-        """RawBatch → normalised images of `img_size`, and labels."""
-        mean, std = self._statistics(batch.images.device)
-        images = scale_to_unit(fit_to(batch.images, self.img_size))
-        return normalise(images, mean, std), batch.labels
+    def loss_weights(self) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        return loss_weights(self.images("train").labels, self.num_classes, self.class_weights)
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and std, put on the device once."""
-        if device not in self._on_device:
-            mean, std = (
-                torch.tensor(self.mean, device=device),
-                torch.tensor(self.std, device=device),
+    def train_dataloader(self) -> StatefulLoader:
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> StatefulLoader | list:
+        empty = self.count("val") == 0
+        return [] if empty else self._loader("val", self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> StatefulLoader:
+        return self._loader("test", self.eval_batch_size, shuffle=False)
+
+    def images(self, split: str) -> Images:
+        """What `setup` has read of "train", "val" or "test"."""
+        if split not in self._splits:
+            raise RuntimeError("call setup() before asking for a loader")
+        return self._splits[split]
+
+    @property
+    def crops_in_workers(self) -> bool:
+        return isinstance(self._splits.get("train"), EncodedImages)
+
+    @property
+    def fitted_when_read(self) -> bool:
+        return self._from_files
+
+    def _decoded(self, images: Images, split: str, total: int) -> Images:
+        """Image files as pixels, where they are to be held in memory, `total` of them."""
+        self._from_files = isinstance(images, EncodedImages)
+        if isinstance(images, ArrayImages) or self.resident is False or not len(images):
+            return images
+        if self.resident == "auto" and not self.facts.same_size:
+            return images
+        whole = self.facts.same_size and split == "train"  # random crops are cut from all of it
+        size = (self.native_size, self.native_size) if whole else self.img_size
+        if not fits(total, self.channels, size, self.resident_share, torch.device("cpu")):
+            if self.resident == "auto":
+                return images
+            raise ConfigError(
+                f"data.resident=true: {total:,} images of {size[0]}×{size[1]} are more than "
+                f"data.resident_share={self.resident_share:g} of the memory; data.resident=auto "
+                "decodes them when they are needed"
             )
-            self._on_device[device] = mean, std
-        return self._on_device[device]
-
-
-def per_channel(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One value a channel; a colour set read as grey gets the mean of its three.
-
-    Raises:
-        ConfigError: neither one value nor `channels` of them were given.
-    """
-    values = tuple(float(v) for v in values)
-    if channels == 1 and len(values) == 3:
-        values = (sum(values) / 3,)
-    if len(values) == 1:
-        values *= channels
-    if len(values) != channels:
-        raise ConfigError(
-            f"data.{key} has {len(values)} values, but images have {channels} channels"
+        crop_share = 1.0 if whole else self.crop_share
+        return decode_all(
+            images, size, self.channels, crop_share, self.num_workers, partial(self._note, split)
         )
-    return values
+
+    def _note(self, split: str, bad: list[tuple[str, str]], of: int) -> None:
+        self.bad_images.note(split, bad, of)
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
+        images, place = self.images(split), self.place
+        sampler = self._sampler(images, batch_size, shuffle, place.rank, place.world)
+        in_workers = shuffle and bool(self.augment.per_image)
+        if isinstance(images, ArrayImages) and self.resident is not False and not in_workers:
+            images = self._splits[split] = self._placed(images, place.device)
+            return ResidentLoader(images, sampler, place.device)
+        return self._worker_loader(images, split, sampler, self.num_workers, place.device)
+
+    def preview_loader(self, split: str, count: int) -> StatefulLoader:
+        images = self.images(split)
+        count = min(count, len(images))
+        if split == "train":
+            sampler = EpochSampler(len(images), count, self.seed, shuffle=True)
+        else:  # files are in the order of their classes
+            places = torch.linspace(0, len(images) - 1, count).long()
+            images = images.subset(places)
+            sampler = EpochSampler(count, count, self.seed, shuffle=False)
+        if isinstance(images, ArrayImages) and not (sampler.shuffle and self.augment.per_image):
+            return ResidentLoader(images, sampler)
+        return self._worker_loader(images, split, sampler, 0, torch.device("cpu"))
+
+    def _sampler(
+        self, images: Images, batch_size: int, shuffle: bool, rank: int = 0, world: int = 1
+    ) -> EpochSampler:
+        weights, repeats = None, 1
+        if shuffle:
+            repeats = self.augment.repeats
+            if self.sampling is not None:
+                weights = sampling_weights(images.labels.cpu(), self.num_classes, self.sampling)
+        return EpochSampler(
+            len(images), batch_size, self.seed, shuffle, rank, world, repeats, weights
+        )
+
+    def _placed(self, images: ArrayImages, device: torch.device) -> ArrayImages:
+        """On the device, if they fit there; on a CPU they are there already."""
+        pixels = images.images
+        if pixels.device == device:
+            return images
+        size = (pixels.shape[2], pixels.shape[3])
+        if not fits(len(images), self.channels, size, self.resident_share, device):
+            return images
+        return ArrayImages(pixels.to(device), images.labels.to(device))
+
+    def _worker_loader(
+        self,
+        images: Images,
+        split: str,
+        sampler: EpochSampler,
+        num_workers: int,
+        device: torch.device,
+    ) -> WorkerLoader:
+        augment = self.augment if sampler.shuffle else None
+        decoder = Decoder(images, self.img_size, self.channels, self.crop_share, augment)
+        return WorkerLoader(decoder, sampler, num_workers, partial(self._note, split), device)
+
+
+def check_word(key: str, value: object, known: Sequence[object]) -> None:
+    """Raises ConfigError where a setting is none of the known words."""
+    if not any(value is word or (value == word and isinstance(value, str)) for word in known):
+        words = ", ".join("null" if word is None else str(word).lower() for word in known)
+        raise ConfigError(f"data.{key}={value} is not one of: {words}")
+
+
+def check_number(key: str, value: object, kind: type | UnionType) -> None:
+    """Raises ConfigError where a setting is neither a number of this kind nor null."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        raise ConfigError(f"data.{key}={value} is not a {'whole ' * (kind is int)}number, or null")

@@ -1,17 +1,23 @@
-"""Cutting a labelled set in two, every class in the same proportion."""
+"""Choosing among labelled images by class: a held-out part, a smaller set, the folds of a set.
+
+All are functions of (labels, seed), the same on any machine.
+"""
 
 import torch
 from torch import Tensor
 
 from vitfw.data.counter_rng import sample_keys
+from vitfw.data.sampler import occurrences
 from vitfw.errors import ConfigError
+
+SPLIT, LIMIT, FOLD = range(3)  # each chooses by random numbers of its own
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the kept and of the held-out part: labels [N] → ([N − n], [n]), both sorted.
 
     Every class gives `share` of its images, rounded to the nearest, at least one where the class
-    has two. The same labels, share and seed give the same split on any machine.
+    has two.
 
     Raises:
         ConfigError: `share` is not in [0, 1); a class has a single image and nothing to share.
@@ -20,15 +26,104 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
         raise ConfigError(f"data.val_share {share} must lie in [0, 1)")
     if share == 0.0:
         return torch.arange(len(labels)), torch.arange(0)
-    keys = sample_keys(seed, 0, torch.arange(len(labels)))
+    _refuse_single_images(labels, "data.val_share=0")
+    order, place, size = _drawn_by_class(labels, seed, SPLIT)
+    count = (share * size.double()).round().clamp(min=1).minimum(size - 1)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero()[:, 0]
-        if len(members) < 2:
-            raise ConfigError(
-                f"class {label} has one training image: none would be left to validate on; "
-                "add images, remove the class, or set data.val_share=0"
-            )
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
-        held_out[members[keys[members].argsort()[:count]]] = True
+    held_out[order[place < count]] = True
     return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+
+
+def stratified_limit(labels: Tensor, limit: float, seed: int) -> Tensor:
+    """Indices of a smaller set, sorted: labels [N] → [n] int64.
+
+    `limit` is a share of the images (float) or a number of them (int). Classes keep their
+    proportions, and at least one image each; a smaller limit chooses among what a larger one chose.
+
+    Raises:
+        ConfigError: a share outside (0, 1]; a number below that of the classes, or above N.
+
+    Source: the places are those of Webster's (Sainte-Laguë's) apportionment: the j-th image of
+    a class of n, j = 0, 1, …, is chosen in the order of (j + ½) / n.
+    """
+    classes = len(labels.unique())
+    if isinstance(limit, int):
+        total = limit
+        if not classes <= limit <= len(labels) or isinstance(limit, bool):
+            raise ConfigError(
+                f"data.limit={limit} is a number of images: at least one for each of the "
+                f"{classes} classes, at most all {len(labels)} "
+                "(a share has a decimal point: 0.1, or 1.0 for all)"
+            )
+    elif not 0.0 < limit <= 1.0:
+        raise ConfigError(
+            f"data.limit={limit} is a share of the training images, more than 0 and at most 1.0; "
+            "write a whole number, such as 1000, for a number of images"
+        )
+    else:
+        total = max(round(limit * len(labels)), classes)
+    order, place, size = _drawn_by_class(labels, seed, LIMIT)
+    urgency = (place.double() + 0.5) / size
+    urgency[place == 0] = 0.0
+    return order[urgency.argsort(stable=True)[:total]].sort().values
+
+
+def stratified_fold(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training part and of fold number `fold`: labels [N] → both sorted, int64.
+
+    The folds 0…`folds` − 1 partition the set. Their sizes differ by at most one image, and so do
+    those of every class among them.
+
+    Raises:
+        ConfigError: less than two folds, more than images, or no fold of that number; a class has
+            a single image, and one fold could not train on it.
+    """
+    if not 2 <= folds <= len(labels):
+        raise ConfigError(
+            f"data.folds={folds} must be at least 2 and at most the {len(labels)} images; "
+            "5 and 10 are usual"
+        )
+    if not 0 <= fold < folds:
+        raise ConfigError(
+            f"data.fold={fold} does not exist: the data.folds={folds} are 0…{folds - 1}"
+        )
+    _refuse_single_images(labels, "data.fold=null")
+    shuffled = sample_keys(seed, FOLD, torch.arange(len(labels))).argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    in_fold = torch.zeros(len(labels), dtype=torch.bool)
+    in_fold[by_class[fold::folds]] = True
+    return (~in_fold).nonzero()[:, 0], in_fold.nonzero()[:, 0]
+
+
+def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Refuse labels [N] that are not all in 0…`num_classes` − 1; `where` is what holds them.
+
+    Raises:
+        ConfigError: names the first wrong label, its index and how many there are.
+    """
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()[:, 0]
+    if len(wrong):
+        first = int(wrong[0])
+        others = f" ({len(wrong)} labels are wrong)" if len(wrong) > 1 else ""
+        raise ConfigError(
+            f"{where}: image {first} has the label {int(labels[first])}{others}, but "
+            f"{num_classes} classes are labelled 0…{num_classes - 1}; "
+            "correct the labels or data.num_classes"
+        )
+
+
+def _refuse_single_images(labels: Tensor, way_out: str) -> None:
+    found, counts = labels.unique(return_counts=True)
+    single = found[counts == 1]
+    if len(single):
+        raise ConfigError(
+            f"class {int(single[0])} has one training image: none would be left to validate on; "
+            f"add images, remove the class, or set {way_out}"
+        )
+
+
+def _drawn_by_class(labels: Tensor, seed: int, stream: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A random order [N] of the images; how many of its class come before each, and in all."""
+    order = sample_keys(seed, stream, torch.arange(len(labels))).argsort(stable=True)
+    _, class_of, sizes = labels[order].unique(return_inverse=True, return_counts=True)
+    return order, occurrences(class_of), sizes[class_of]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitfw.checkpoint import Passport
-from vitfw.data.transforms import normalise, scale_to_unit
+from vitfw.data.transforms import normalise
 from vitfw.interop.export_graph import Normalised
 
 Logits = Callable[[Tensor], Tensor]
@@ -34,9 +34,11 @@ def batches_of(net: nn.Module, passport: Passport, is_graph: bool) -> list[Tenso
     generator, batches = torch.Generator().manual_seed(0), []
     for batch in (1, 2, 5):
         shape = (batch, passport.channels, *passport.img_size)
-        images = scale_to_unit(torch.randint(256, shape, generator=generator, dtype=torch.uint8))
-        if not isinstance(net, Normalised):
-            images = normalise(images, torch.tensor(passport.mean), torch.tensor(passport.std))
+        pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        if isinstance(net, Normalised):
+            images = pixels / 255
+        else:
+            images = normalise(pixels, torch.tensor(passport.mean), torch.tensor(passport.std))
         batches.append(images if is_graph else images.double())
     return batches
 

@@ -20,9 +20,9 @@ LONGEST_WRITTEN_OUT = 1024  # tokens
 def explicit_is_faster(q: Tensor) -> bool:
     """Whether softmax(q kᵀ) v written out beats PyTorch's fused kernel for this `q`.
 
-    On a CPU in bfloat16 it does, with or without gradients (measured by
-    `benchmarks/attention.py`). Everywhere else the fused kernel is taken, and for long sequences,
-    where the [N, N] matrix would take too much memory.
+    On a CPU in bfloat16 it does, with or without gradients (`vitfw benchmark suite=attention`
+    measures it). Everywhere else the fused kernel is taken, and for long sequences, where the
+    [N, N] matrix would take too much memory.
     """
     short = q.shape[-2] <= LONGEST_WRITTEN_OUT
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and short

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor]  # images, and labels [B] or soft targets [B, K]
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
@@ -40,7 +40,8 @@ class Classifier(L.LightningModule):
     `optimizer` is a function of the net, `scheduler` one of the optimizer and the counts
     `total_steps` and `steps_per_epoch`, both in optimizer steps. Evaluation always reports plain
     cross-entropy, whatever `loss` trains with. Training metrics are gathered on the device and
-    logged every `trainer.log_every_n_steps` steps, and at the end of each epoch.
+    logged every `trainer.log_every_n_steps` steps, and at the end of each epoch; the accuracy on
+    mixed images is that of their larger part.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class Classifier(L.LightningModule):
         self.train_loss_epoch.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = batch
+        images, targets = batch
         logits = self.net(images).float()  # [B, K]
-        loss = self.loss(logits, labels)
+        loss = self.loss(logits, targets)
+        labels = targets if targets.dim() == 1 else targets.argmax(dim=1)
         self.train_loss.update(loss.detach(), weight=len(labels))
         self.train_loss_epoch.update(loss.detach(), weight=len(labels))
         self.train_metrics.update(logits.detach(), labels)

@@ -1,0 +1,158 @@
+"""`vitfw pack`: write a data set once into shards, to be streamed from a folder or a bucket."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from vitfw.assemble import prepare_process
+from vitfw.cli.app import run
+from vitfw.config import build, to_plain
+from vitfw.console import console, log
+from vitfw.data.datamodule import ImageData
+from vitfw.data.images import ArrayImages, Images
+from vitfw.data.pack_folder import pack_folder
+from vitfw.data.pack_manifest import MANIFEST, Manifest, verify
+from vitfw.data.packing import PackOptions
+from vitfw.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+SPLIT_KEYS = ("val_share", "split_seed", "fold", "folds", "limit")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(argv or [])
+    verifies = any(word.startswith("verify=") for word in words)
+    if verifies and not any(word.startswith("data=") for word in words):
+        words.append("data=fake")  # it is not read
+    return run("pack", pack, words)
+
+
+def pack(config: DictConfig, overrides: list[str]) -> None:
+    """Pack the splits that training would use, or compare a pack with its checksums.
+
+    Raises:
+        ConfigError: the data cannot be read, or the output not written; says why.
+    """
+    prepare_process()
+    if config.verify is not None:
+        manifest = verify(Path(str(config.verify)).expanduser())
+        log.info(f"{config.verify}: {summary(manifest)}; every checksum is right")
+        return
+    cfg = to_plain(config)
+    options = PackOptions(cfg["size"], cfg["quality"], cfg["chunk_mb"])
+    if cfg["output"] is None:
+        raise ConfigError("output is needed: the folder that shards are written to, output=FOLDER")
+    output = Path(str(cfg["output"])).expanduser()
+    already = (output / MANIFEST).exists()
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={cfg['output']} is a file; give the name of a folder")
+    data: ImageData = build({**cfg["data"], "resident": False})
+    splits = read_splits(data)
+    workers = cfg["num_workers"]
+    workers = min(os.cpu_count() or 1, 8) if workers is None else int(workers)
+    made_with = {key: cfg["data"][key] for key in SPLIT_KEYS}
+    with progress(splits) as advance:
+        manifest = pack_folder(
+            output,
+            facts_of(data, splits, options, made_with),
+            splits,
+            options,
+            num_workers=workers,
+            max_bad_share=float(cfg["data"]["max_bad_share"]),
+            advance=advance,
+        )
+    log.info(f"{output}: {summary(manifest)}{', packed before' if already else ''}")
+    for name, split in manifest.splits.items():
+        for _, reason in split.skipped:
+            log.warning(f"skipped in {name}: {reason}")
+    log.info(f"train from it: vitfw train data=stream data.root={output}")
+
+
+def read_splits(data: ImageData) -> dict[str, Images]:
+    """The splits that training would use, those without images left out."""
+    data.prepare_data()
+    data.setup(None)
+    found = {name: data.images(name) for name in SPLITS}
+    return {name: images for name, images in found.items() if len(images)}
+
+
+def facts_of(
+    data: ImageData, splits: dict[str, Images], options: PackOptions, made_with: dict[str, Any]
+) -> Manifest:
+    """The manifest as far as it is known before the images are packed."""
+    first = splits["train"]
+    if isinstance(first, ArrayImages):
+        height, width = first.images.shape[2:]
+        size, native = (int(height), int(width)), int(min(height, width))
+    else:
+        raw = options.quality == "raw"
+        size, native = (options.size, options.size) if raw else None, options.size
+    return Manifest(
+        name=data.dataset_name,
+        classes=data.classes,
+        channels=data.channels,
+        native_size=native,
+        size=size,
+        mean=data.mean,
+        std=data.std,
+        made_with=made_with,
+        splits={},
+    )
+
+
+def summary(manifest: Manifest) -> str:
+    """`train 45,000 images in 3 shards, test 10,000 images in 1 shards, 184 MB`"""
+    total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    parts = [
+        f"{name} {split.images:,} images in {len(split.shards):,} shards"
+        + (f" ({len(split.skipped):,} unreadable)" if split.skipped else "")
+        for name, split in manifest.splits.items()
+    ]
+    return ", ".join([*parts, f"{total / 1e6:,.1f} MB"])
+
+
+class Advance:
+    """Moves the bars; where the output is no terminal, a line a minute."""
+
+    def __init__(self, bars: Progress, tasks: dict[str, TaskID], totals: dict[str, int]):
+        self.bars, self.tasks, self.totals = bars, tasks, totals
+        self.done = dict.fromkeys(totals, 0)
+        self.began: dict[str, float] = {}
+        self.said = time.monotonic()
+
+    def __call__(self, split: str, images: int) -> None:
+        now = time.monotonic()
+        began = self.began.setdefault(split, now)
+        self.done[split] += images
+        done, total = self.done[split], self.totals[split]
+        rate = f"{done / (now - began):,.0f} img/s" if now > began else ""
+        self.bars.update(self.tasks[split], completed=done, rate=rate)
+        if not console.is_terminal and now - self.said > SECONDS_BETWEEN_LINES:
+            log.info(f"{split}: {done:,} of {total:,} images, {rate}")
+            self.said = now
+
+
+@contextmanager
+def progress(splits: dict[str, Images]) -> Iterator[Advance]:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        expand=True,
+        disable=not console.is_terminal,
+    )
+    totals = {name: len(images) for name, images in splits.items()}
+    tasks = {name: bars.add_task(name, total=total, rate="") for name, total in totals.items()}
+    with bars:
+        yield Advance(bars, tasks, totals)

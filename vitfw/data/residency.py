@@ -1,0 +1,55 @@
+"""Holding a data set as one uint8 tensor, where it fits."""
+
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from vitfw.console import console, log
+from vitfw.data.decode import Decoder, Samples, collate
+from vitfw.data.images import ArrayImages, EncodedImages
+from vitfw.data.loaders import NoteBad
+from vitfw.memory import total_memory
+
+BATCH = 64
+
+
+def fits(count: int, channels: int, size: tuple[int, int], share: float, device: torch.device):
+    """Whether so many uint8 images take at most `share` of the device's memory."""
+    return count * channels * size[0] * size[1] <= share * total_memory(device)
+
+
+def decode_all(
+    images: EncodedImages,
+    size: tuple[int, int],
+    channels: int,
+    crop_share: float,
+    num_workers: int,
+    note_bad: NoteBad,
+) -> ArrayImages:
+    """Decode every image once, fitted to `size`; those that cannot be read are left out.
+
+    An image that has `size` already is kept to the bit.
+    """
+    decoder = Decoder(images, size, channels, crop_share=crop_share)
+    places = [(i, 0) for i in range(len(images))]
+    loader: DataLoader[Samples] = DataLoader(
+        decoder,
+        BATCH,
+        sampler=places,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator(),
+    )
+    pixels = torch.empty(len(images), channels, *size, dtype=torch.uint8)
+    labels = torch.empty(len(images), dtype=torch.int64)
+    filled = 0
+    shown = track(loader, f"decoding {len(images):,} images", console=console, transient=True)
+    for samples in shown if console.is_terminal else loader:
+        if samples.bad:
+            note_bad([(images.name(i), reason) for i, reason in samples.bad], len(images))
+        end = filled + len(samples.labels)
+        if len(samples.labels):
+            pixels[filled:end], labels[filled:end] = samples.images, samples.labels
+        filled = end
+    log.info(f"{filled:,} images decoded once, {pixels.nbytes / 2**20:,.0f} MiB held as pixels")
+    return ArrayImages(pixels[:filled], labels[:filled])
