@@ -42,8 +42,8 @@ format: $(INSTALLED) ## rewrite the code in the house style
 typecheck: $(INSTALLED) ## static types
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
-bench: $(INSTALLED) ## what the Trainer costs over a bare loop, as JSON in benchmarks/results
-	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
+bench: $(INSTALLED) ## what the Trainer costs over a bare loop, or ARGS="suite=data"
+	$(BIN)/vitfw benchmark $(or $(ARGS),suite=step)
 
 tensorboard: $(INSTALLED) ## curves of all runs, in the browser
 	$(BIN)/tensorboard --logdir runs $(ARGS)

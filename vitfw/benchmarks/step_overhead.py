@@ -1,77 +1,81 @@
 """What training through the Trainer costs over a bare loop: the same net, data and optimizer.
 
-    python benchmarks/step_overhead.py
-
 Both train in this one process, a few steps in turns, so that a noisy machine hits both alike. The
 bare loop has what no training can do without: batches from the same loader, the forward pass under
 autocast, backward, the optimizer step. Everything else is the framework's: callbacks, metrics,
-logging, schedule, progress. Prints the ratio of images per second and stores it as JSON.
+logging, schedule, progress.
 """
 
-import argparse
 import itertools
 import logging
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
-from record import store
+from rich.table import Table
 
-from vitfw.assemble import (
-    build_classifier,
-    build_data,
-    build_each,
-    prepare_process,
-    resolve_trainer,
-)
+from vitfw.assemble import build_classifier, build_data, build_each, resolve_trainer
+from vitfw.benchmarks.turns import median_ratio, now
 from vitfw.config import build, compose, to_plain
-from vitfw.console import console, log
-from vitfw.data.datamodule import ImageData
+from vitfw.console import log
+from vitfw.data.classification_data import ClassificationData
+from vitfw.data.images import ArrayImages
+from vitfw.data.loaders import RawBatch, ResidentLoader, StatefulLoader
 
-USUAL = ["model=vit_mini4_conv", "data=fake", "data.native_size=28", "data.num_images=8000"]
+RESULT = "step_overhead"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=24, help="how often the two take turns")
-    parser.add_argument("--steps", type=int, default=5, help="steps a turn")
-    parser.add_argument("overrides", nargs="*", help="of the train config; default: a small ViT")
-    options = parser.parse_args()
-    prepare_process()
-    log.setLevel(logging.WARNING)  # its lines would stand between ours
-    with tempfile.TemporaryDirectory() as folder:
-        cfg = to_plain(compose("train", [*(options.overrides or USUAL), f"run_dir={folder}"]))
-        turns = take_turns(cfg, options.turns + 1, options.steps)[1:]  # the first warms up
-    images = options.steps * cfg["data"]["batch_size"] * len(turns)
-    bare, framework = (images / sum(seconds) for seconds in zip(*turns, strict=True))
-    ratios = [bare_seconds / seconds for bare_seconds, seconds in turns]
-    result = {
+def measure(
+    device: torch.device, turns: int, steps: int, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Images/s of `vitfw train` with `overrides` and of the bare loop, and their ratio.
+
+    Raises:
+        ConfigError: the overrides make no training.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        asked = [*overrides, f"trainer.accelerator={device.type}", f"run_dir='{folder}'"]
+        cfg = to_plain(compose("train", asked))
+        seconds = train_in_turns(cfg, device, turns + 1, steps)[1:]  # the first warms up
+    images = steps * cfg["data"]["batch_size"] * len(seconds)
+    bare, framework = (images / sum(side) for side in zip(*seconds, strict=True))
+    return {
         "what": "images/s through the Trainer over images/s of a bare loop",
         "ratio": round(framework / bare, 4),
-        "ratio_median_of_turns": round(statistics.median(ratios), 4),
+        "ratio_median_of_turns": round(median_ratio(*zip(*seconds, strict=True)), 4),
         "bare_images_per_second": round(bare, 1),
         "trainer_images_per_second": round(framework, 1),
-        "turns": len(turns),
-        "steps_per_turn": options.steps,
-        "overrides": options.overrides or USUAL,
+        "turns": len(seconds),
+        "steps_per_turn": steps,
+        "overrides": list(overrides),
         "batch_size": cfg["data"]["batch_size"],
     }
-    store("step_overhead", result, device_of(cfg))
-    console.print(f"bare {bare:,.0f} img/s, Trainer {framework:,.0f} img/s")
-    console.print(f"ratio {result['ratio']:.3f}, median of turns {statistics.median(ratios):.3f}")
-    return 0
 
 
-def device_of(cfg: dict[str, Any]) -> torch.device:
-    return torch.device(resolve_trainer(cfg["trainer"])["accelerator"])
+def table(figures: dict[str, Any]) -> Table:
+    table = Table("", "images / s", "ratio", "median of turns")
+    table.add_row("bare loop", f"{figures['bare_images_per_second']:,.0f}", "", "")
+    ratios = (figures["ratio"], figures["ratio_median_of_turns"])
+    speed = f"{figures['trainer_images_per_second']:,.0f}"
+    table.add_row("Trainer", speed, *(f"{ratio:.3f}" for ratio in ratios))
+    return table
 
 
-def fresh(cfg: dict[str, Any], steps: int) -> tuple[ImageData, Any, dict[str, Any]]:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines of a training, which would stand between ours."""
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def fresh(cfg: dict[str, Any], steps: int) -> tuple[ClassificationData, Any, dict[str, Any]]:
     """Data, classifier and trainer options, from the same seed for both."""
     L.seed_everything(cfg["seed"], verbose=False)
     data = build_data(cfg)
@@ -80,17 +84,19 @@ def fresh(cfg: dict[str, Any], steps: int) -> tuple[ImageData, Any, dict[str, An
     return data, build_classifier(cfg, data, trainer_options), trainer_options
 
 
-def bare_loop(cfg: dict[str, Any], steps: int) -> Iterator[None]:
+def bare_loop(cfg: dict[str, Any], device: torch.device, steps: int) -> Iterator[None]:
     """The loop that a person would write by hand; one step each time it is asked."""
     data, classifier, trainer_options = fresh(cfg, steps)
-    device = device_of(cfg)
     net = classifier.net.to(device).train()
     optimizer = classifier.make_optimizer(net)
     low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     dtype = low.get(trainer_options["precision"])
-    for _ in itertools.count():
-        for raw in data.train_dataloader():
-            batch = type(raw)(*(tensor.to(device) for tensor in raw))
+    loader = on_device(data.train_dataloader(), device)
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        for raw in loader:
+            images, labels, keys = (part.to(device, non_blocking=True) for part in raw[:3])
+            batch = RawBatch(images, labels, keys, raw.step)
             images, labels = data.prepare_training(batch)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 loss = classifier.loss(net(images).float(), labels)
@@ -98,6 +104,14 @@ def bare_loop(cfg: dict[str, Any], steps: int) -> Iterator[None]:
             loss.backward()
             optimizer.step()
             yield
+
+
+def on_device(loader: StatefulLoader, device: torch.device) -> StatefulLoader:
+    """What is held in memory, held where the Trainer would hold it."""
+    if not isinstance(loader, ResidentLoader):
+        return loader
+    data = ArrayImages(loader.data.images.to(device), loader.data.labels.to(device))
+    return ResidentLoader(data, loader.sampler, device)
 
 
 class Turns(L.Callback):
@@ -130,16 +144,12 @@ class Turns(L.Callback):
         self.seconds.append((self._began - began, framework))
 
 
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def take_turns(cfg: dict[str, Any], turns: int, steps: int) -> list[tuple[float, float]]:
+def train_in_turns(
+    cfg: dict[str, Any], device: torch.device, turns: int, steps: int
+) -> list[tuple[float, float]]:
     """Seconds of `steps` steps of the bare loop and of `vitfw train`, turn by turn."""
     data, classifier, trainer_options = fresh(cfg, turns * steps)
-    watch = Turns(bare_loop(cfg, turns * steps), steps)
+    watch = Turns(bare_loop(cfg, device, turns * steps), steps)
     kept = {
         name: node
         for name, node in cfg["callbacks"].items()
@@ -155,7 +165,3 @@ def take_turns(cfg: dict[str, Any], turns: int, steps: int) -> list[tuple[float,
     )
     trainer.fit(classifier, datamodule=data)
     return watch.seconds
-
-
-if __name__ == "__main__":
-    sys.exit(main())
