@@ -238,9 +238,9 @@ def test_a_target_off_the_list_is_refused_by_name_with_what_is_allowed(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "vitfw.data.fetch_marker.shutil.rmtree",
-        "vitfw.data.image_file.io.open",
-        "vitfw.data.sources.Path",
+        "vitfw.data.reading.fetch_marker.shutil.rmtree",
+        "vitfw.data.reading.image_file.io.open",
+        "vitfw.data.reading.sources.Path",
         "vitfw.data.sets.handwriting.datasets.CIFAR10",
         "vitfw.models.vit.torch.load",
         "vitfw.models.vit.torch.hub.load",

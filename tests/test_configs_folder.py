@@ -21,7 +21,7 @@ from PIL import Image
 from vitfw.assemble import build_classifier, build_each, resolve_trainer
 from vitfw.cli.main import main
 from vitfw.config import build, compose, to_plain
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import CATALOG, DATASETS
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.datamodule import ImageData

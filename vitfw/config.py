@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw.data.catalog import facts_of
-from vitfw.data.pack_manifest import packed_fact
-from vitfw.data.sources import count_classes
+from vitfw.data.packs.pack_manifest import packed_fact
+from vitfw.data.reading.sources import count_classes
 from vitfw.errors import ConfigError, nearest
 
 ALLOWED_TARGETS = (
@@ -309,8 +309,8 @@ def check_target(target: str) -> None:
             f"_target_ {target!r} is not allowed; allowed are names under {', '.join(allowed)} "
             f"(to use your own package: {TARGETS_VARIABLE}=package.)"
         )
-    # `vitfw.data.fetch.os.system` and `torch.nn.functional.torch.hub.load` start well; what they
-    # name must come from an allowed place, too.
+    # `vitfw.data.reading.fetch.os.system` and `torch.nn.functional.torch.hub.load` start well; what
+    # they name must come from an allowed place, too.
     try:
         found = hydra.utils.get_object(target)
     except (ImportError, ValueError, AttributeError) as error:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from vitfw.checkpoint import Passport, load_file, load_weights, read_passport
 from vitfw.config import build
 from vitfw.console import log
-from vitfw.data.image_file import read_fitted
-from vitfw.data.image_folder import SUFFIXES
+from vitfw.data.reading.image_file import read_fitted
+from vitfw.data.reading.image_folder import SUFFIXES
 from vitfw.data.transforms import normalise
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import fit

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitfw.data.image_folder import read_folder
 from vitfw.data.images import EncodedImages
+from vitfw.data.reading.image_folder import read_folder
 
 
 def picture(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:

@@ -13,11 +13,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
+from vitfw.data.augment.mixing import Mixing
 from vitfw.data.catalog import CATALOG, DATASETS
 from vitfw.data.classification_data import per_channel
 from vitfw.data.datamodule import ImageData
-from vitfw.data.mixing import Mixing
 from vitfw.data.sets.handwriting import read_digits
 from vitfw.errors import ConfigError
 

@@ -10,13 +10,13 @@ from pictures import picture, spoil, two_classes
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.batch_crop import crop_pixels
+from vitfw.data.augment.batch_augment import BatchAugment
+from vitfw.data.augment.batch_crop import crop_pixels
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.decode import Decoder, Sample, collate, read_augmented
-from vitfw.data.fake import make_fake
-from vitfw.data.image_file import SMALL_FILE, ImageFile
 from vitfw.data.images import ArrayImages
+from vitfw.data.reading.fake import make_fake
+from vitfw.data.reading.image_file import SMALL_FILE, ImageFile
 from vitfw.data.transforms import UnreadableImage
 
 SIZE = (24, 24)

@@ -9,10 +9,10 @@ import torchvision.transforms.v2 as T
 from pictures import spoil, two_classes
 from torch import Tensor
 
-from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.batch_policy import RandAugment
+from vitfw.data.augment.batch_augment import BatchAugment
+from vitfw.data.augment.batch_policy import RandAugment
+from vitfw.data.augment.mixing import Mixing
 from vitfw.data.datamodule import ImageData
-from vitfw.data.mixing import Mixing
 
 AUGMENTS = {
     "crop, policy, erasing": {

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import spoil, two_classes
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.decode import Decoder
-from vitfw.data.fake import make_fake
 from vitfw.data.images import ArrayImages
 from vitfw.data.loaders import RawBatch, ResidentLoader, WorkerLoader
+from vitfw.data.reading.fake import make_fake
 from vitfw.data.sampler import EpochSampler
 
 DATA = cast(ArrayImages, make_fake(5, 1, 4, 50, "train").images)

@@ -9,7 +9,7 @@ from pictures import fill, spoil, two_classes
 from PIL import Image
 
 from vitfw.data import residency
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, EncodedImages
 from vitfw.data.loaders import ResidentLoader, WorkerLoader

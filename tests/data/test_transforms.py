@@ -1,7 +1,6 @@
 """Image files of every kind against what they were made of; fit_to against torchvision."""
 
 import io
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_files import Expected, write_odd_files
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import to_tensor
@@ -25,9 +25,6 @@ from vitfw.data.transforms import (
     to_channels,
     to_uint8,
 )
-
-sys.path.append(str(Path(__file__).parent))
-from odd_files import Expected, write_odd_files
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

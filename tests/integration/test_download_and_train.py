@@ -1,19 +1,15 @@
 """The command of the project's first line, from an archive on a server to a tested model."""
 
 import json
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from on_disk_images import pack_cifar
 from torchvision import datasets
 
 from vitfw.cli.main import main
-
-sys.path.append(str(Path(__file__).parents[1] / "data" / "sets"))
-from on_disk_images import pack_cifar
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -1,17 +1,14 @@
 """A folder with a hundred odd files, and the user's own tables: `python train.py` on them."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from commands import Outcome, run
+from odd_files import Expected, write_odd_files
 from PIL import Image
 
 from vitfw.cli.main import main
-
-sys.path.append(str(Path(__file__).parents[1] / "data"))
-from odd_files import Expected, write_odd_files
 
 SMALL = ["model.embed_dim=32", "model.depth=1", "model.num_heads=2", "model.patch_size=8"]
 SHORT = ["trainer.max_epochs=1", "run_dir=r"]

@@ -11,8 +11,8 @@ import torch
 import torch.multiprocessing
 from commands import TINY, run, start
 
-from vitfw.data.pack_manifest import read_manifest
-from vitfw.data.streaming import StreamLoader
+from vitfw.data.packs.pack_manifest import read_manifest
+from vitfw.data.packs.streaming import StreamLoader
 
 PACK = ["pack", "data=fake", "data.num_images=6000", "chunk_mb=0.2", "num_workers=2"]
 

@@ -9,9 +9,9 @@ from commands import run
 from PIL import Image
 
 from vitfw.cli.preview import in_words, main
-from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.batch_policy import RandAugment
-from vitfw.data.mixing import Mixing
+from vitfw.data.augment.batch_augment import BatchAugment
+from vitfw.data.augment.batch_policy import RandAugment
+from vitfw.data.augment.mixing import Mixing
 
 FAKE = ["data=fake", "augment=none", "data.num_images=200", "data.num_classes=4", "count=8"]
 

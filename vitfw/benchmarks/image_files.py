@@ -21,7 +21,7 @@ from vitfw.benchmarks.turns import (
     median_ratio,
     medians,
 )
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
 from vitfw.data.classification_data import Place
 from vitfw.data.datamodule import ImageData

@@ -22,7 +22,7 @@ from vitfw.benchmarks.turns import (
     medians,
 )
 from vitfw.config import build, compose, to_plain
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
 from vitfw.data.class_balance import class_counts
 from vitfw.data.classification_data import ClassificationData, Place

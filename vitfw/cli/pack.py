@@ -16,9 +16,9 @@ from vitfw.config import build, to_plain
 from vitfw.console import console, log
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, Images
-from vitfw.data.pack_folder import pack_folder
-from vitfw.data.pack_manifest import MANIFEST, Manifest, verify
-from vitfw.data.packing import PackOptions
+from vitfw.data.packs.pack_folder import pack_folder
+from vitfw.data.packs.pack_manifest import MANIFEST, Manifest, verify
+from vitfw.data.packs.packing import PackOptions
 from vitfw.errors import ConfigError
 
 SPLITS = ("train", "val", "test")

@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.bad_images import BadImages
-from vitfw.data.batch_augment import BatchAugment
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.loaders import RawBatch, StatefulLoader
 from vitfw.data.transforms import fit_to, normalise

@@ -8,7 +8,7 @@ from types import UnionType
 import torch
 from torch import Tensor
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
 from vitfw.data.class_balance import (
     LOSS_WEIGHTS,
@@ -21,10 +21,10 @@ from vitfw.data.classification_data import ClassificationData, per_channel
 from vitfw.data.decode import Decoder
 from vitfw.data.images import ArrayImages, EncodedImages, Images, Split
 from vitfw.data.loaders import ResidentLoader, StatefulLoader, WorkerLoader
+from vitfw.data.reading.sources import Source
 from vitfw.data.residency import decode_all, fits
 from vitfw.data.sampler import EpochSampler
 from vitfw.data.sets.dataset import SplitName
-from vitfw.data.sources import Source
 from vitfw.data.splits import stratified_fold, stratified_limit, stratified_split
 from vitfw.data.statistics import statistics_of
 from vitfw.data.transforms import to_channels

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
+from vitfw.data.augment.random_crop import random_box
 from vitfw.data.counter_rng import uniform_of
-from vitfw.data.image_file import ImageFile, Source, read_fitted
 from vitfw.data.images import ArrayImages, Images
-from vitfw.data.random_crop import random_box
+from vitfw.data.reading.image_file import ImageFile, Source, read_fitted
 from vitfw.data.transforms import UnreadableImage
 
 SUBSTITUTE = 300  # the first of the random numbers that choose another image for a bad one

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitfw.data.fetch import obtain
 from vitfw.data.images import ArrayImages, FileImages, Split
+from vitfw.data.reading.fetch import obtain
 
 SplitName = str  # train, val or test
 Reader = Callable[[Path, SplitName, bool], Split]  # (root, split, download)

@@ -11,9 +11,9 @@ from litdata.streaming.writer import BinaryWriter
 from PIL import Image
 
 from vitfw.data.images import ArrayImages, FileImages
-from vitfw.data.pack_folder import pack_folder
-from vitfw.data.pack_manifest import Manifest, read_manifest, verify
-from vitfw.data.packing import PackOptions
+from vitfw.data.packs.pack_folder import pack_folder
+from vitfw.data.packs.pack_manifest import Manifest, read_manifest, verify
+from vitfw.data.packs.packing import PackOptions
 from vitfw.errors import ConfigError
 
 CLASSES = tuple("abcde")

@@ -9,11 +9,12 @@ from datasets import ClassLabel, DatasetDict, Features, Image
 from datasets import Dataset as HubDataset
 from pictures import fill, picture
 
-from vitfw.data import catalog, sources
+from vitfw.data import catalog
 from vitfw.data.catalog import CATALOG
 from vitfw.data.images import ArrayImages, Split
+from vitfw.data.reading import sources
+from vitfw.data.reading.sources import Source, count_classes
 from vitfw.data.sets.dataset import Dataset
-from vitfw.data.sources import Source, count_classes
 from vitfw.errors import ConfigError
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitfw.data.csv_file import SPLITS, sorted_labels
 from vitfw.data.images import EncodedImages, Split
+from vitfw.data.reading.csv_file import SPLITS, sorted_labels
 from vitfw.data.sets.dataset import SplitName
 from vitfw.data.transforms import UnreadableImage
 from vitfw.errors import ConfigError, nearest

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitfw.data.image_folder import class_names, read_folder
+from vitfw.data.reading.image_folder import class_names, read_folder
 from vitfw.data.transforms import open_image
 from vitfw.errors import ConfigError
 

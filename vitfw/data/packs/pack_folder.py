@@ -10,8 +10,8 @@ from typing import Any
 
 from vitfw.atomic import held, write_text
 from vitfw.data.images import Images
-from vitfw.data.pack_manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
-from vitfw.data.packing import PackOptions, cannot_write, pack_split
+from vitfw.data.packs.pack_manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
+from vitfw.data.packs.packing import PackOptions, cannot_write, pack_split
 from vitfw.errors import ConfigError
 
 REQUEST = "request.json"

@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from vitfw.data.fetch import obtain
+from vitfw.data.reading.fetch import obtain
 from vitfw.errors import ConfigError
 
 
@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(monkeypatch, dtd, 
         elif when == "unpacking":
             patch.setattr(tarfile, "copyfileobj", full)
         else:
-            patch.setattr("vitfw.data.fetch_marker.write_text", full)
+            patch.setattr("vitfw.data.reading.fetch_marker.write_text", full)
         assert f"dtd: the disk of {root} is full" in message_of(dtd)
     left = {"dtd", f"dtd/{ARCHIVE}"} if when == "unpacking" else set()
     assert everything_in(root) == left

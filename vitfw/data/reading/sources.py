@@ -5,11 +5,11 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from vitfw.data.catalog import DATASETS, facts_of
-from vitfw.data.csv_file import csv_classes, read_csv
-from vitfw.data.fake import make_fake
-from vitfw.data.hub_dataset import read_hub
-from vitfw.data.image_folder import class_names, read_folder
 from vitfw.data.images import Split
+from vitfw.data.reading.csv_file import csv_classes, read_csv
+from vitfw.data.reading.fake import make_fake
+from vitfw.data.reading.hub_dataset import read_hub
+from vitfw.data.reading.image_folder import class_names, read_folder
 from vitfw.data.sets.dataset import SplitName
 from vitfw.data.splits import check_labels, stratified_split
 from vitfw.errors import ConfigError

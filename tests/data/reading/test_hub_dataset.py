@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from vitfw.data.hub_dataset import HubImages, read_hub
+from vitfw.data.reading.hub_dataset import HubImages, read_hub
 from vitfw.data.transforms import UnreadableImage, open_image
 from vitfw.errors import ConfigError
 

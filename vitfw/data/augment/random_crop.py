@@ -2,7 +2,7 @@
 
 import math
 
-from vitfw.data.batch_crop import CROP_SIDES, CROP_X, CROP_Y, TRIES, Range
+from vitfw.data.augment.batch_crop import CROP_SIDES, CROP_X, CROP_Y, TRIES, Range
 from vitfw.data.counter_rng import uniform_of
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitfw.data.batch_crop import moved, resized_crop
-from vitfw.data.batch_erase import cutout, erase_rectangles
-from vitfw.data.batch_ops import colour_jitter, grayscale
+from vitfw.data.augment.batch_crop import moved, resized_crop
+from vitfw.data.augment.batch_erase import cutout, erase_rectangles
+from vitfw.data.augment.batch_ops import colour_jitter, grayscale
 from vitfw.data.counter_rng import uniform
 
 GRAYSCALE = 8  # the random number that decides on it; batch_crop and batch_erase list theirs
@@ -191,7 +191,7 @@ def check_callables(augment: BatchAugment) -> None:
     if augment.policy is not None and not callable(augment.policy):
         raise ValueError(
             f"augment.policy {augment.policy} cannot be called; type null, or its class: "
-            "{_target_: vitfw.data.batch_policy.RandAugment}"
+            "{_target_: vitfw.data.augment.batch_policy.RandAugment}"
         )
     listed = augment.per_image
     if listed is None:

@@ -10,7 +10,7 @@ import torchvision.transforms.v2.functional as TF
 from scipy import stats
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.batch_crop import (
+from vitfw.data.augment.batch_crop import (
     HFLIP,
     SHIFT_X,
     SHIFT_Y,
@@ -21,8 +21,8 @@ from vitfw.data.batch_crop import (
     moved,
     resized_crop,
 )
+from vitfw.data.augment.random_crop import random_box
 from vitfw.data.counter_rng import randint, sample_keys, uniform
-from vitfw.data.random_crop import random_box
 
 INCEPTION = (0.08, 1.0), (3 / 4, 4 / 3)
 

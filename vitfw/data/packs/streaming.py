@@ -21,14 +21,14 @@ from litdata.streaming.shuffle import Shuffle
 from litdata.utilities.env import _DistributedEnv
 from torch import Tensor
 
-from vitfw.data.batch_augment import BatchAugment
-from vitfw.data.bucket_download import register
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.decode import Sample, collate, read_augmented, read_fitted, transformed
 from vitfw.data.loaders import RawBatch, StatefulLoader, ahead
-from vitfw.data.pack_manifest import Manifest, is_remote
-from vitfw.data.pack_manifest import read_manifest as read_manifest
-from vitfw.data.shard_order import ShardOrder
+from vitfw.data.packs.bucket_download import register
+from vitfw.data.packs.pack_manifest import Manifest, is_remote
+from vitfw.data.packs.pack_manifest import read_manifest as read_manifest
+from vitfw.data.packs.shard_order import ShardOrder
 
 CACHE = Path("~/.cache/vitfw/shards")
 

@@ -7,7 +7,7 @@ the same shape and type, each by the random numbers of its key.
 import torch
 from torch import Tensor
 
-from vitfw.data.batch_crop import Range, first_that, place, tried_sides
+from vitfw.data.augment.batch_crop import Range, first_that, place, tried_sides
 from vitfw.data.counter_rng import randint, uniform, uniforms
 
 # Which random number of a sample decides what; a number is used for one thing only.

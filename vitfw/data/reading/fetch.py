@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from vitfw.data.fetch_marker import Fetching, alone, marker_of
-from vitfw.data.fetch_torchvision import NotAllowedError, watched_downloads
+from vitfw.data.reading.fetch_marker import Fetching, alone, marker_of
+from vitfw.data.reading.fetch_torchvision import NotAllowedError, watched_downloads
 from vitfw.errors import ConfigError
 
 Found = TypeVar("Found")

@@ -15,7 +15,7 @@ from pictures import picture
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from vitfw.data.image_file import SMALL_FILE, ImageFile, read_fitted
+from vitfw.data.reading.image_file import SMALL_FILE, ImageFile, read_fitted
 from vitfw.data.transforms import UnreadableImage
 
 

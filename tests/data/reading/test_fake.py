@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vitfw.data.fake import make_fake
 from vitfw.data.images import ArrayImages
+from vitfw.data.reading.fake import make_fake
 
 
 def images_of(*options, split: str = "train") -> ArrayImages:

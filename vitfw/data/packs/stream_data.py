@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.class_balance import loss_weights
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.loaders import StatefulLoader
-from vitfw.data.pack_manifest import read_manifest
+from vitfw.data.packs.pack_manifest import read_manifest
 from vitfw.errors import ConfigError
 
 
@@ -123,7 +123,7 @@ class StreamData(ClassificationData):
             known = ", ".join(self.manifest.splits)
             raise ConfigError(f"the pack at {self.root} has no {split} images, only {known}")
         try:
-            from vitfw.data.streaming import StreamLoader
+            from vitfw.data.packs.streaming import StreamLoader
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"data=stream needs {error.name}: pip install vitfw[streaming]"

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from scipy import stats
 from torch import Tensor
 
-from vitfw.data.batch_ops import colour_jitter
-from vitfw.data.batch_policy import (
+from vitfw.data.augment.batch_ops import colour_jitter
+from vitfw.data.augment.batch_policy import (
     FIRST_DRAW,
     JITTER,
     OPERATIONS,
@@ -31,7 +31,7 @@ from vitfw.errors import ConfigError
 NAMES = tuple(OPERATIONS)
 POLICIES = [RandAugment(), RandAugment(3, 20, 4.0), TrivialAugment(), ThreeAugment()]
 CPU = torch.device("cpu")
-CONFIGS = Path(__file__).parents[2] / "configs/augment"
+CONFIGS = Path(__file__).parents[3] / "configs/augment"
 
 
 def keys_of(count: int) -> Tensor:
@@ -245,5 +245,5 @@ def test_an_option_outside_its_range_is_named(policy, options, said):
 )
 def test_the_config_of_a_policy_spells_out_its_defaults(name, policy):
     options = dict(OmegaConf.load(CONFIGS / f"{name}.yaml").policy)
-    assert options.pop("_target_") == f"vitfw.data.batch_policy.{type(policy).__name__}"
+    assert options.pop("_target_") == f"vitfw.data.augment.batch_policy.{type(policy).__name__}"
     assert options == vars(policy)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import v2
 
-from vitfw.data.mixing import Mix, Mixing, apply, cutmix_boxes
+from vitfw.data.augment.mixing import Mix, Mixing, apply, cutmix_boxes
 from vitfw.errors import ConfigError
 
 K = 7

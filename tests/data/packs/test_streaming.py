@@ -8,14 +8,14 @@ import torch
 from moto.server import ThreadedMotoServer
 from torchvision.io import write_png
 
-from vitfw.data.batch_augment import BatchAugment
+from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.images import ArrayImages, FileImages
-from vitfw.data.pack_folder import pack_folder
-from vitfw.data.pack_manifest import Manifest, packed_fact, read_manifest
-from vitfw.data.packing import PackOptions
-from vitfw.data.shard_order import ShardOrder
-from vitfw.data.streaming import StreamLoader
+from vitfw.data.packs.pack_folder import pack_folder
+from vitfw.data.packs.pack_manifest import Manifest, packed_fact, read_manifest
+from vitfw.data.packs.packing import PackOptions
+from vitfw.data.packs.shard_order import ShardOrder
+from vitfw.data.packs.streaming import StreamLoader
 from vitfw.errors import ConfigError
 
 SIZES = [7, 7, 7, 7, 7, 3]  # of the shards: 38 samples

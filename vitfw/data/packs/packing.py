@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from vitfw.atomic import write_text
 from vitfw.data.counter_rng import permutation
 from vitfw.data.images import ArrayImages, EncodedImages, Images
-from vitfw.data.pack_manifest import INDEX, UNFINISHED, PackedSplit, Shard, sha256_of
+from vitfw.data.packs.pack_manifest import INDEX, UNFINISHED, PackedSplit, Shard, sha256_of
 from vitfw.data.transforms import UnreadableImage, fit_image, open_image, to_uint8
 from vitfw.errors import ConfigError
 

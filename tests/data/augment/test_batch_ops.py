@@ -10,8 +10,8 @@ from PIL import ImageOps
 from scipy import stats
 from torch import Tensor
 
-from vitfw.data import batch_geometry, batch_ops
-from vitfw.data.batch_ops import colour_jitter, equalize, gaussian_blur
+from vitfw.data.augment import batch_geometry, batch_ops
+from vitfw.data.augment.batch_ops import colour_jitter, equalize, gaussian_blur
 from vitfw.data.counter_rng import sample_keys, uniform
 from vitfw.errors import ConfigError
 

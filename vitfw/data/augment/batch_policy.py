@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vitfw.data import batch_geometry, batch_ops
-from vitfw.data.batch_ops import check_channels, colour_jitter
+from vitfw.data.augment import batch_geometry, batch_ops
+from vitfw.data.augment.batch_ops import check_channels, colour_jitter
 from vitfw.data.counter_rng import randint, uniform
 
 # Which random number of a sample decides what: FIRST_DRAW + DRAWS_EACH · (number of the operation)

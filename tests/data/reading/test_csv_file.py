@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitfw.data.csv_file import csv_classes, read_csv
+from vitfw.data.reading.csv_file import csv_classes, read_csv
 from vitfw.errors import ConfigError
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vitfw.data.batch_augment import JITTER, BatchAugment
-from vitfw.data.batch_crop import moved, resized_crop
-from vitfw.data.batch_erase import cutout
-from vitfw.data.batch_ops import colour_jitter
+from vitfw.data.augment.batch_augment import JITTER, BatchAugment
+from vitfw.data.augment.batch_crop import moved, resized_crop
+from vitfw.data.augment.batch_erase import cutout
+from vitfw.data.augment.batch_ops import colour_jitter
 from vitfw.data.counter_rng import sample_keys
 
 STEPS = {

@@ -9,7 +9,7 @@ import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as TF
 from scipy import stats
 
-from vitfw.data.batch_erase import cutout, erase_rectangles
+from vitfw.data.augment.batch_erase import cutout, erase_rectangles
 from vitfw.data.counter_rng import sample_keys
 
 SCALE, RATIO = (0.02, 1 / 3), (0.3, 3.3)
