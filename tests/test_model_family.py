@@ -1,11 +1,9 @@
 """Every shipped model is what it is named for: timm's, torchvision's, or as large as published."""
 
-import importlib.util
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import model_table as table
 import pytest
 import timm
 import torch
@@ -17,17 +15,6 @@ from vitfw.errors import ConfigError
 from vitfw.interop.timm_model import create
 from vitfw.models.profile import count_flops
 
-
-def load_script(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-table = load_script("model_table")
 NAMES = table.names()
 PEERS = {name: table.told(name).peers for name in NAMES}
 OF_TIMM = [(name, peers["timm"]) for name, peers in PEERS.items() if "timm" in peers]

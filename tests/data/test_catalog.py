@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import data_table
 import pytest
 import yaml
 
@@ -106,3 +107,9 @@ def test_a_name_like_no_other_is_answered_with_all():
     with pytest.raises(ConfigError, match="'xyz0'; known: ") as caught:
         facts_of("xyz0")
     assert all(name in str(caught.value) for name in CATALOG)
+
+
+def test_the_page_of_data_sets_is_what_the_catalogue_says():
+    assert data_table.PAGE.read_text(encoding="utf-8") == data_table.page(), (
+        "run scripts/data_table.py"
+    )
