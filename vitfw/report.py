@@ -284,14 +284,10 @@ def _image(mistake: Mistake) -> str:
 def _unreadable(images: Mapping[str, str]) -> str:
     if not images:
         return ""
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(reason)}</td></tr>"
-        for name, reason in sorted(images.items())
-    )
+    rows = "".join(f"<li>{escape(reason)}</li>" for _, reason in sorted(images.items()))
     count = f"{len(images):,} image{'s' if len(images) > 1 else ''}"
     return f"""<section><h2>Skipped</h2><p>{count} could not be read.</p>
-<details><summary>Which, and why</summary><table><tbody>{rows}</tbody></table></details>
-</section>"""
+<details><summary>Which, and why</summary><ul class="muted">{rows}</ul></details></section>"""
 
 
 def _tables(summary: Mapping[str, Any]) -> str:

@@ -31,7 +31,6 @@ HARMLESS = (
     "data.eval_batch_size",
     "data.download",
     "data.max_bad_share",
-    "data.resident_share",
     "data.cache_dir",
     "data.cache_gb",
     "data.storage_options",

@@ -29,7 +29,7 @@ def test_the_first_three_are_shown_and_all_are_in_the_log(tmp_path, monkeypatch)
     )
     assert shown[:3] == [f"skipped: cannot read /p/{i}.jpg: not an image" for i in range(3)]
     assert len(shown) == 4
-    assert "train.log" in shown[3] and "report" in shown[3]
+    assert "train.log" in shown[3]
     for i in range(6):
         assert sum(f"/p/{i}.jpg" in line for line in logged) == 1
 
@@ -52,6 +52,18 @@ def test_what_was_found_before_there_was_a_log_is_written_into_it(tmp_path, monk
     assert [line.split("read ")[1].split(":")[0] for line in logged] == [
         f"/p/{i}.jpg" for i in range(1, 6)
     ]
+
+
+def test_what_several_processes_found_is_judged_together():
+    ours, theirs = BadImages(0.02), BadImages(0.02)
+    for ledger, number in ((ours, 1), (theirs, 2)):
+        ledger.check_at_once = False
+        ledger.note("train", entries(number, number + 10), 100)
+        ledger.check()  # two of a hundred are allowed
+    ours.merge(theirs.found, theirs.sizes)
+    assert set(ours.reasons) == {f"/p/{i}.jpg" for i in (1, 2, 11, 12)}
+    with pytest.raises(TooManyBadImages, match="4 of the 100 train images"):
+        ours.check()
 
 
 def test_reasons_are_kept_by_name():

@@ -479,6 +479,25 @@ def test_sizes_below_1_are_refused_by_name(wrong):
         ImageData("fake", num_classes=3, **wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 12.5}, {"num_workers": "abc"}, {"split_seed": 1.5}, {"eval_batch_size": True}],
+    ids=str,
+)
+def test_what_is_no_whole_number_is_refused_by_name(wrong):
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=rf"data\.{name}=.* is not a whole number"):
+        ImageData("fake", num_classes=3, **wrong)
+
+
+def test_skipped_images_go_into_the_checkpoint_and_come_back():
+    data = made("fake", num_classes=3)
+    data.bad_images.note("train", [("a.jpg", "cannot read a.jpg: cut off")], 1000)
+    again = made("fake", num_classes=3)
+    again.load_state_dict(data.state_dict())
+    assert again.bad_images.reasons == data.bad_images.reasons
+
+
 def test_fake_images_without_a_number_of_classes_are_refused():
     with pytest.raises(ConfigError, match=r"data\.num_classes"):
         ImageData("fake")

@@ -13,7 +13,7 @@ from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, EncodedImages
 from vitfw.data.loaders import ResidentLoader, WorkerLoader
-from vitfw.data.residency import decode_all, fits
+from vitfw.data.residency import MemoryShare, decode_all
 from vitfw.errors import ConfigError
 from vitfw.memory import total_memory
 
@@ -33,10 +33,18 @@ def prepared(data: ImageData, loader) -> torch.Tensor:
 
 def test_a_share_of_the_memory_is_counted_in_bytes_of_uint8(monkeypatch):
     monkeypatch.setattr(residency, "total_memory", lambda device: 4_000)
-    assert fits(10, 3, (8, 8), 0.5, CPU)  # 1,920 bytes
-    assert not fits(11, 3, (8, 8), 0.5, CPU)
-    assert fits(11, 1, (8, 8), 0.5, CPU)
-    assert not fits(1, 1, (1, 1), 0.0, CPU)
+    assert MemoryShare(0.5).takes(2_000, CPU)
+    assert not MemoryShare(0.5).takes(2_001, CPU)
+    assert not MemoryShare(0.0).takes(1, CPU)
+
+
+def test_splits_share_what_may_be_held_and_so_do_processes_of_one_machine(monkeypatch):
+    monkeypatch.setattr(residency, "total_memory", lambda device: 4_000)
+    share = MemoryShare(0.5)
+    taken = [share.takes(size, CPU) for size in (1_500, 600, 500)]
+    assert taken == [True, False, True]  # what did not fit is not counted
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert not MemoryShare(0.5).takes(1_500, CPU)
 
 
 def test_the_memory_of_this_machine_is_what_the_kernel_says_or_a_container_is_allowed():
@@ -155,9 +163,10 @@ def test_transforms_of_torchvision_are_for_workers_and_evaluation_stays_resident
 
 def test_files_that_do_not_fit_are_refused_where_they_are_to_be_held(folder, monkeypatch):
     monkeypatch.setattr(residency, "total_memory", lambda device: 42_000)
-    message = r"data\.resident=true: 24 images of 24×24 are more than data\.resident_share=0\.5"
+    message = r"data\.resident=true: 18 train images of 24×24 are more .* data\.resident_share=0\.4"
     with pytest.raises(ConfigError, match=message):
-        made(folder, True)
+        made(folder, True, resident_share=0.4)
+    monkeypatch.setattr(residency, "total_memory", lambda device: 100_000)
     assert made(folder, True, resident_share=1.0).count("train") == 18
 
 

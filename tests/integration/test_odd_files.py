@@ -117,3 +117,49 @@ def test_a_fold_of_a_part_with_class_weights_and_mixing(tmp_path, train_here):
     # 479 of the 1,438 are held out, half of the other 959 is trained on.
     assert "digits: 480 training images of 10 classes" in outcome.out
     assert (tmp_path / "r/metrics.json").is_file()
+
+
+def write_classes(root: Path, count: int, bad: list[int]) -> list[str]:
+    """Two classes of plain pictures for training, of `count` for validation, some of these bad."""
+    for name in ("ant", "bee"):
+        write_plain(root / "train" / name, 40)
+        write_plain(root / "test" / name, 4)
+        write_plain(root / "val" / name, count)
+    paths = sorted((root / "val").rglob("*.jpg"))
+    for i in bad:
+        paths[i].write_bytes(b"")
+    return [str(paths[i]) for i in bad]
+
+
+def test_one_bad_image_among_those_that_are_previewed_stops_nothing(tmp_path, train_here):
+    (path,) = write_classes(tmp_path / "f", 60, [0])
+    outcome = train_here(*words_for(tmp_path / "f", "data=image_folder", "data.num_workers=0"))
+    assert outcome.code == 0, outcome.err
+    assert path in (tmp_path / "r/train.log").read_text()
+
+
+def test_evaluate_keeps_the_crop_of_training_where_the_data_are_named_again(tmp_path, train_here):
+    write_classes(tmp_path / "f", 4, [])
+    words = words_for(tmp_path / "f", "data=image_folder", "data.num_workers=0")
+    assert train_here(*words, "data.crop_share=0.5").code == 0
+    again = ["data=image_folder", f"data.root={tmp_path / 'f'}", "data.num_workers=0"]
+    measured = []
+    for more in ([], again, [*again, "data.crop_share=1.0"]):
+        command = ["evaluate", "checkpoint=r/checkpoints/best.ckpt", "output=m.json", *more]
+        assert main(command) == 0
+        measured.append((tmp_path / "m.json").read_text())
+    assert measured[0] == measured[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share, code", [(0.5, 0), (0.02, 1)])
+def test_two_processes_tell_each_other_what_they_could_not_read(tmp_path, share, code):
+    bad = write_classes(tmp_path / "f", 50, [1, 2, 3])  # odd and even: of both processes
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.num_workers=0"]
+    words = words_for(tmp_path / "f", "data=image_folder", *ddp, f"data.max_bad_share={share}")
+    outcome = run("train.py", *words, cwd=tmp_path)
+    assert outcome.code == code, outcome.err
+    log, report = ((tmp_path / "r" / name).read_text() for name in ("train.log", "report.html"))
+    assert all(path in log and path in report for path in bad)
+    if code:
+        assert "3 of the 100 val images cannot be read" in outcome.err

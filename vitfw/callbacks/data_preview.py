@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
+from vitfw.errors import ConfigError
 from vitfw.preview import captions_of, class_count_chart, sample_grid
 
 SPLITS = ("train", "val")
@@ -44,7 +45,10 @@ class DataPreview(L.Callback):
         pictures = {}
         for split in SPLITS:
             if shown := min(self.count, int(counts[split].sum())):
-                images, targets = data.preview_batch(split, shown)
+                try:
+                    images, targets = data.preview_batch(split, shown)
+                except ConfigError:  # no reason to stop a run
+                    continue
                 captions = captions_of(targets.cpu(), data.classes)
                 pictures[f"data/{split}"] = sample_grid(images, captions)
         chart = class_count_chart(counts["train"], counts["val"], data.classes)

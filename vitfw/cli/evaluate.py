@@ -14,6 +14,7 @@ from rich.table import Table
 from vitfw.assemble import prepare_process, resolve_trainer
 from vitfw.atomic import write_text
 from vitfw.callbacks.progress import RunProgress
+from vitfw.callbacks.skipped_images import SkippedImages
 from vitfw.checkpoint import Passport
 from vitfw.cli.app import output_path, run
 from vitfw.config import build, to_plain
@@ -42,7 +43,10 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     cfg = to_plain(config)
     if cfg["split"] not in SPLITS:
         raise ConfigError(f"split={cfg['split']} is not one of: {', '.join(SPLITS)}")
-    data = same_data(cfg["data"], passport, "validate" if cfg["split"] == "val" else "test")
+    asked = cfg["data"]
+    if not any(text.startswith("data.crop_share=") for text in overrides):
+        asked["crop_share"] = passport.crop_share
+    data = same_data(asked, passport, "validate" if cfg["split"] == "val" else "test")
     # The run's own limits are not asked for again: a split is measured whole.
     asked = {name: cfg["trainer"][name] for name in ("limit_test_batches", "limit_val_batches")}
     trainer_options = {
@@ -54,7 +58,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         trainer: L.Trainer = build(
             resolve_trainer({**trainer_options, "devices": 1, "strategy": "auto", "num_nodes": 1}),
             default_root_dir=nowhere,
-            callbacks=[RunProgress()],
+            callbacks=[RunProgress(), SkippedImages(data.bad_images)],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -64,11 +68,13 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         found = measure(classifier, datamodule=data, verbose=False)
     if not found:
         raise ConfigError(f"split={cfg['split']} holds no images")
-    metrics = found[0]
-    show(dict(metrics))
+    metrics = dict(found[0])
+    show(metrics)
     if output is not None:
-        write_text(output, json.dumps(metrics, indent=2) + "\n")
-    return dict(metrics)
+        skipped = data.bad_images.reasons
+        content = {**metrics, "skipped": skipped} if skipped else metrics
+        write_text(output, json.dumps(content, indent=2) + "\n")
+    return metrics
 
 
 def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> ClassificationData:
@@ -94,7 +100,6 @@ def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> Classifi
             f"data={options['name']} has {options['num_classes']}"
         )
     data: ClassificationData = build({**options, "augment": None})
-    data.prepare_data()
     data.setup(stage)
     if list(data.classes) != list(passport.classes):
         raise ConfigError(

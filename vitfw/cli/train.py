@@ -21,6 +21,7 @@ from vitfw.assemble import (
     prepare_process,
     resolve_trainer,
 )
+from vitfw.callbacks.skipped_images import SkippedImages
 from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
 from vitfw.cli.app import run
 from vitfw.config import build, flatten, to_plain
@@ -58,7 +59,11 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     trainer: L.Trainer = build(
         trainer_options,
         default_root_dir=str(directory.path),
-        callbacks=[*callbacks.values(), PassportCallback(make_passport(cfg, data))],
+        callbacks=[
+            *callbacks.values(),
+            SkippedImages(data.bad_images),
+            PassportCallback(make_passport(cfg, data)),
+        ],
         logger=list(build_each(cfg["logger"]).values()),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # our samplers share out the data themselves

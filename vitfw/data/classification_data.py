@@ -16,6 +16,7 @@ from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.bad_images import BadImages
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.loaders import RawBatch, StatefulLoader
+from vitfw.data.option_checks import check_number
 from vitfw.data.transforms import fit_to, normalise
 from vitfw.errors import ConfigError
 
@@ -60,6 +61,12 @@ class ClassificationData(L.LightningDataModule, ABC):
         augment: BatchAugment | None,
     ):
         super().__init__()
+        for key, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("num_workers", num_workers),
+        ):
+            check_number(key, value, int)
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size} must be at least 1")
         if eval_batch_size is not None and eval_batch_size < 1:
@@ -91,8 +98,16 @@ class ClassificationData(L.LightningDataModule, ABC):
         self.crop_share = crop_share
         self.channels_last = channels_last
         self.augment = augment or BatchAugment()
+        self._cropped_augment = self.augment.without_crop()
         self.bad_images = BadImages(max_bad_share)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What could not be read so far, for the report of a run that goes on."""
+        return {"bad": self.bad_images.found, "sizes": self.bad_images.sizes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.bad_images.merge(state_dict["bad"], state_dict["sizes"])
 
     @abstractmethod
     def count(self, split: str) -> int:
@@ -155,7 +170,7 @@ class ClassificationData(L.LightningDataModule, ABC):
 
     def prepare_training(self, batch: RawBatch) -> tuple[Tensor, Tensor]:
         """RawBatch → augmented, normalised, mixed images of `img_size`, and labels or targets."""
-        augment = self.augment.without_crop() if self.crops_in_workers else self.augment
+        augment = self._cropped_augment if self.crops_in_workers else self.augment
         images = self._normalised(fit_to(augment(batch.images, batch.keys), self.img_size))
         images = augment.after_normalise(images, batch.keys)
         if augment.mixing is None or not augment.mixing.active:
@@ -172,8 +187,8 @@ class ClassificationData(L.LightningDataModule, ABC):
 
     def _normalised(self, images: Tensor) -> Tensor:
         mean, std = self._statistics(images.device)
-        images = normalise(images, mean, std)
-        return images.to(memory_format=torch.channels_last) if self.channels_last else images
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return normalise(images, mean, std, layout)
 
     def _progress(self, step: int) -> float:
         """The share of training that lies before batch `step`; 0 without a trainer."""
@@ -194,8 +209,13 @@ class ClassificationData(L.LightningDataModule, ABC):
 
         Images are [B, C, H, W] float in [0, 1], not normalised; those of "train" are augmented and
         mixed. Nothing of a training in progress is moved by it.
+
+        Raises:
+            ConfigError: not one of them can be read.
         """
-        batch = next(iter(self.preview_loader(split, count)))
+        batch = next(iter(self.preview_loader(split, count)), None)
+        if batch is None:
+            raise ConfigError(f"none of the first {count} {split} images can be read")
         prepare = self.prepare_training if split == "train" else self.prepare_evaluation
         images, targets = prepare(batch)
         mean, std = self._statistics(images.device)

@@ -34,11 +34,18 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_int(x: int) -> int:
+    """`_mix` of a 64-bit pattern, without tensors."""
+    x &= _WORD
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _WORD
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _WORD
+    return x ^ x >> 31
+
+
 def sample_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """One key a sample: [B] int64 → [B] int64."""
-    stream = _mix(torch.tensor(_signed(seed * _GOLDEN), device=index.device))
-    stream = _mix((stream ^ epoch) + _signed(_GOLDEN))
-    return _mix(stream + (index + 1) * _signed(_GOLDEN))
+    """One key a sample: [B] int64 → [B] int64. Nothing is copied to the index's device."""
+    stream = _mix_int((_mix_int(seed * _GOLDEN) ^ epoch) + _GOLDEN)
+    return _mix((index + 1) * _signed(_GOLDEN) + _signed(stream))
 
 
 def uniform(keys: Tensor, draw: int) -> Tensor:
@@ -49,10 +56,7 @@ def uniform(keys: Tensor, draw: int) -> Tensor:
 
 def uniform_of(key: int, draw: int) -> float:
     """`uniform` of one key, without tensors: a hundredth of the time."""
-    x = (key + (draw + 1) * _GOLDEN) & _WORD
-    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _WORD
-    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _WORD
-    return ((x ^ x >> 31) >> 40) * 2.0**-24
+    return (_mix_int(key + (draw + 1) * _GOLDEN) >> 40) * 2.0**-24
 
 
 def uniforms(keys: Tensor, draws: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import UnionType
 
 import torch
 from torch import Tensor
@@ -21,8 +20,9 @@ from vitfw.data.classification_data import ClassificationData, per_channel
 from vitfw.data.decode import Decoder
 from vitfw.data.images import ArrayImages, EncodedImages, Images, Split
 from vitfw.data.loaders import ResidentLoader, StatefulLoader, WorkerLoader
+from vitfw.data.option_checks import check_number, check_word
 from vitfw.data.reading.sources import Source
-from vitfw.data.residency import decode_all, fits
+from vitfw.data.residency import MOST_DECODED, MemoryShare, decode_all
 from vitfw.data.sampler import EpochSampler
 from vitfw.data.sets.dataset import SplitName
 from vitfw.data.splits import stratified_fold, stratified_limit, stratified_split
@@ -92,7 +92,8 @@ class ImageData(ClassificationData):
         check_word("sampling", sampling, (None, *SAMPLING_WEIGHTS))
         check_word("class_weights", class_weights, (None, *LOSS_WEIGHTS))
         check_number("fold", fold, int)
-        check_number("folds", folds, int)
+        for key, value in (("folds", folds), ("split_seed", split_seed), ("seed", seed)):
+            check_number(key, value, int)
         check_number("limit", limit, int | float)
         if not 0.0 <= resident_share <= 1.0:
             raise ConfigError(
@@ -134,6 +135,7 @@ class ImageData(ClassificationData):
         )
         self._splits: dict[str, Images] = {}
         self._from_files = False
+        self._memory = MemoryShare(resident_share)
 
     def prepare_data(self) -> None:
         """Download what is missing, before `setup`; one process of a machine at a time."""
@@ -142,11 +144,13 @@ class ImageData(ClassificationData):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that `stage` (fit, validate or test) needs, once."""
-        if stage in ("fit", "validate", None) and "train" not in self._splits:
-            self._read_training()
+        if stage in ("fit", None) and "train" not in self._splits:
+            self._read_training(("train", "val"))
+        if stage == "validate" and "val" not in self._splits:
+            self._read_training(("train", "val") if self.stats == "compute" else ("val",))
         if stage in ("test", None) and "test" not in self._splits:
-            test = self._read("test")
-            self._splits["test"] = self._decoded(test, "test", len(test))
+            self._splits["test"] = self._decoded(self._read("test"), "test")
+        self.source.forget()
 
     def _read(self, split: SplitName) -> Images:
         found = self.source.read(split)
@@ -161,11 +165,12 @@ class ImageData(ClassificationData):
             )
         self.classes, self.num_classes = found.classes, len(found.classes)
         images = found.images
+        self._from_files = isinstance(images, EncodedImages)
         if isinstance(images, ArrayImages):
             images = ArrayImages(to_channels(images.images, self.channels), images.labels)
         return images
 
-    def _read_training(self) -> None:
+    def _read_training(self, wanted: Sequence[str]) -> None:
         train = self._read("train")
         official = self.source.read("val")
         if self.fold is not None:
@@ -178,8 +183,9 @@ class ImageData(ClassificationData):
             train, val = train.subset(kept), train.subset(held_out)
         if self.limit is not None:
             train = train.subset(stratified_limit(train.labels, self.limit, self.split_seed))
-        self._splits["train"] = self._decoded(train, "train", len(train) + len(val))
-        self._splits["val"] = self._decoded(val, "val", len(train) + len(val))
+        for split, images in (("train", train), ("val", val)):
+            if split in wanted:
+                self._splits[split] = self._decoded(images, split)
         if self.stats == "compute":
             self._measure_statistics()
 
@@ -232,22 +238,24 @@ class ImageData(ClassificationData):
     def fitted_when_read(self) -> bool:
         return self._from_files
 
-    def _decoded(self, images: Images, split: str, total: int) -> Images:
-        """Image files as pixels, where they are to be held in memory, `total` of them."""
-        self._from_files = isinstance(images, EncodedImages)
+    def _decoded(self, images: Images, split: str) -> Images:
+        """Image files as pixels, where they are to be held in memory."""
         if isinstance(images, ArrayImages) or self.resident is False or not len(images):
             return images
         if self.resident == "auto" and not self.facts.same_size:
             return images
         whole = self.facts.same_size and split == "train"  # random crops are cut from all of it
         size = (self.native_size, self.native_size) if whole else self.img_size
-        if not fits(total, self.channels, size, self.resident_share, torch.device("cpu")):
+        needed = len(images) * self.channels * size[0] * size[1]
+        if self.resident == "auto" and needed > MOST_DECODED:
+            return images
+        if not self._memory.takes(needed, torch.device("cpu")):
             if self.resident == "auto":
                 return images
             raise ConfigError(
-                f"data.resident=true: {total:,} images of {size[0]}×{size[1]} are more than "
-                f"data.resident_share={self.resident_share:g} of the memory; data.resident=auto "
-                "decodes them when they are needed"
+                f"data.resident=true: {len(images):,} {split} images of {size[0]}×{size[1]} are "
+                f"more than what is left of data.resident_share={self.resident_share:g} of the "
+                "memory; data.resident=auto decodes them when they are needed"
             )
         crop_share = 1.0 if whole else self.crop_share
         return decode_all(
@@ -277,7 +285,7 @@ class ImageData(ClassificationData):
             sampler = EpochSampler(count, count, self.seed, shuffle=False)
         if isinstance(images, ArrayImages) and not (sampler.shuffle and self.augment.per_image):
             return ResidentLoader(images, sampler)
-        return self._worker_loader(images, split, sampler, 0, torch.device("cpu"))
+        return WorkerLoader(self._decoder(images, sampler), sampler, 0, lambda bad, of: None)
 
     def _sampler(
         self, images: Images, batch_size: int, shuffle: bool, rank: int = 0, world: int = 1
@@ -294,10 +302,7 @@ class ImageData(ClassificationData):
     def _placed(self, images: ArrayImages, device: torch.device) -> ArrayImages:
         """On the device, if they fit there; on a CPU they are there already."""
         pixels = images.images
-        if pixels.device == device:
-            return images
-        size = (pixels.shape[2], pixels.shape[3])
-        if not fits(len(images), self.channels, size, self.resident_share, device):
+        if pixels.device == device or not self._memory.takes(pixels.nbytes, device):
             return images
         return ArrayImages(pixels.to(device), images.labels.to(device))
 
@@ -309,19 +314,9 @@ class ImageData(ClassificationData):
         num_workers: int,
         device: torch.device,
     ) -> WorkerLoader:
-        augment = self.augment if sampler.shuffle else None
-        decoder = Decoder(images, self.img_size, self.channels, self.crop_share, augment)
+        decoder = self._decoder(images, sampler)
         return WorkerLoader(decoder, sampler, num_workers, partial(self._note, split), device)
 
-
-def check_word(key: str, value: object, known: Sequence[object]) -> None:
-    """Raises ConfigError where a setting is none of the known words."""
-    if not any(value is word or (value == word and isinstance(value, str)) for word in known):
-        words = ", ".join("null" if word is None else str(word).lower() for word in known)
-        raise ConfigError(f"data.{key}={value} is not one of: {words}")
-
-
-def check_number(key: str, value: object, kind: type | UnionType) -> None:
-    """Raises ConfigError where a setting is neither a number of this kind nor null."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-        raise ConfigError(f"data.{key}={value} is not a {'whole ' * (kind is int)}number, or null")
+    def _decoder(self, images: Images, sampler: EpochSampler) -> Decoder:
+        augment = self.augment if sampler.shuffle else None
+        return Decoder(images, self.img_size, self.channels, self.crop_share, augment)

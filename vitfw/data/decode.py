@@ -79,6 +79,8 @@ class Decoder(Dataset):
             if self.augment is None:
                 break
             i = int(uniform_of(key, SUBSTITUTE + attempt) * len(self.images))
+        if self.augment is not None:
+            raise UnreadableImage(f"of {MOST_SUBSTITUTES} images none can be read: {bad[0][1]}")
         return Sample(None, -1, key, bad)
 
     def _pixels(self, i: int, key: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Holding a data set as one uint8 tensor, where it fits."""
 
+import os
+
 import torch
 from rich.progress import track
 from torch.utils.data import DataLoader
@@ -11,11 +13,29 @@ from vitfw.data.loaders import NoteBad
 from vitfw.memory import total_memory
 
 BATCH = 64
+MOST_DECODED = 4 << 30  # bytes of a split that is decoded without being asked for
 
 
-def fits(count: int, channels: int, size: tuple[int, int], share: float, device: torch.device):
-    """Whether so many uint8 images take at most `share` of the device's memory."""
-    return count * channels * size[0] * size[1] <= share * total_memory(device)
+class MemoryShare:
+    """How much of `share` of a device's memory is left, while one split after another is held.
+
+    Processes of one machine divide its memory by what LOCAL_WORLD_SIZE says.
+    """
+
+    def __init__(self, share: float):
+        self.share = share
+        self._held: dict[str, int] = {}
+
+    def takes(self, size: int, device: torch.device) -> bool:
+        """Whether so many bytes more fit; if so, they are counted."""
+        allowed = self.share * total_memory(device)
+        if device.type == "cpu":
+            allowed /= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        held = self._held.get(str(device), 0) + size
+        if held > allowed:
+            return False
+        self._held[str(device)] = held
+        return True
 
 
 def decode_all(

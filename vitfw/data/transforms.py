@@ -186,10 +186,19 @@ def fit_image(image: Image.Image, size: tuple[int, int], crop_share: float = 1.0
     return image.resize(size[::-1], Image.Resampling.BICUBIC, (left, top, right, bottom))
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise(
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """uint8 to float32 of zero mean and unit deviation a channel: [B, C, H, W] kept.
 
     `mean` and `std` [C] are those of pixels from 0 to 1.
     """
     factor, offset = 1 / (255 * std), -mean / std
-    return images.to(torch.float32).mul_(factor[:, None, None]).add_(offset[:, None, None])
+    return (
+        images.to(torch.float32, memory_format=layout)
+        .mul_(factor[:, None, None])
+        .add_(offset[:, None, None])
+    )

@@ -238,3 +238,14 @@ def test_the_box_of_an_image_does_not_depend_on_the_others_of_its_batch():
         for i in range(60)
     ]
     assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.parametrize("height, width", [(1, 200), (200, 1), (1, 1)])
+@pytest.mark.parametrize("ratio", [(3.0, 4.0), (0.2, 0.25)])
+def test_a_box_has_at_least_one_pixel_a_side(height, width, ratio):
+    keys = keys_of(50)
+    boxes = [random_box(key, (0.08, 1.0), ratio, height, width) for key in keys.tolist()]
+    for box in [torch.stack(crop_pixels(keys, (0.08, 1.0), ratio, height, width), 1), boxes]:
+        top, left, box_height, box_width = torch.as_tensor(box).unbind(1)
+        assert box_height.min() >= 1 and box_width.min() >= 1
+        assert (top + box_height).max() <= height and (left + box_width).max() <= width

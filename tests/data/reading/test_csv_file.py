@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitfw.data.reading.csv_file import csv_classes, read_csv
+from vitfw.data.reading.csv_file import csv_classes, read_csv, sorted_labels
 from vitfw.errors import ConfigError
 
 
@@ -152,3 +152,8 @@ def test_columns_must_be_two(tmp_path):
     file = write(tmp_path / "x.csv", "path,label\n1.jpg,a\n")
     with pytest.raises(ConfigError, match=r"data\.columns=\['path'\] must be two"):
         read_csv(file, ["path"])
+
+
+def test_numbers_that_are_equal_and_written_differently_have_one_order():
+    for labels in (["1", "01", "2"], ["2", "01", "1"]):
+        assert sorted_labels(labels) == ("01", "1", "2")

@@ -16,6 +16,7 @@ from torch import Tensor
 from vitfw.data.augment.batch_crop import moved, resized_crop
 from vitfw.data.augment.batch_erase import cutout, erase_rectangles
 from vitfw.data.augment.batch_ops import colour_jitter, grayscale
+from vitfw.data.augment.mixing import Mixing
 from vitfw.data.counter_rng import uniform
 
 GRAYSCALE = 8  # the random number that decides on it; batch_crop and batch_erase list theirs
@@ -61,7 +62,7 @@ class BatchAugment:
     erase_scale: tuple[float, float] = (0.02, 1 / 3)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     erase_mode: str = "constant"
-    mixing: Any = None
+    mixing: Mixing | None = None
     per_image: Sequence[Callable[[Tensor], Tensor]] | None = None
     repeats: int = 1
 
@@ -192,6 +193,10 @@ def check_callables(augment: BatchAugment) -> None:
         raise ValueError(
             f"augment.policy {augment.policy} cannot be called; type null, or its class: "
             "{_target_: vitfw.data.augment.batch_policy.RandAugment}"
+        )
+    if augment.mixing is not None and not isinstance(augment.mixing, Mixing):
+        raise ValueError(
+            f"augment.mixing {augment.mixing} is no Mixing; type null, or augment.mixing.mixup=0.8"
         )
     listed = augment.per_image
     if listed is None:

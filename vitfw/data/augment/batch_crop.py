@@ -125,14 +125,16 @@ def crop_pixels(
     box in the middle with an aspect inside `ratio`. The distribution is that of torchvision's
     RandomResizedCrop. Source: Szegedy et al. 2015.
     """
-    height = torch.as_tensor(height, device=keys.device).expand(len(keys))
-    width = torch.as_tensor(width, device=keys.device).expand(len(keys))
+    if isinstance(height, int):  # filled on the device: a copy would wait for it
+        height = torch.full_like(keys, height)
+    if isinstance(width, int):
+        width = torch.full_like(keys, width)
     widths, heights = tried_sides(keys, CROP_SIDES, scale, ratio, height * width)
     fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
     box_height, box_width = first_that(fits, heights), first_that(fits, widths)
     none = ~fits.any(dim=1)
-    widest = torch.minimum(width, (height * ratio[1]).round().long())
-    tallest = torch.minimum(height, (width / ratio[0]).round().long())
+    widest = torch.minimum(width, (height * ratio[1]).round().long()).clamp(min=1)
+    tallest = torch.minimum(height, (width / ratio[0]).round().long()).clamp(min=1)
     box_height = torch.where(none, tallest, box_height)
     box_width = torch.where(none, widest, box_width)
     top = torch.where(none, (height - tallest) // 2, place(keys, CROP_Y, height - box_height))

@@ -32,7 +32,11 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
 
 def _matrices(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
     """2 × 3 numbers, each a float or a tensor [B] → [B, 2, 3]."""
-    entries = [torch.as_tensor(e, device=like.device).expand_as(like) for row in rows for e in row]
+    entries = [
+        entry if isinstance(entry, Tensor) else torch.full_like(like, entry)
+        for row in rows
+        for entry in row
+    ]
     return torch.stack(entries, dim=1).view(-1, 2, 3)
 
 

@@ -49,7 +49,7 @@ def apply_drawn(
 ) -> Tensor:
     """To each sample the operation whose number it drew: images [B, C, H, W] uint8 kept.
 
-    `drawn` [B] int64 and `strengths` [B]. Looks at the numbers drawn once: one wait for the device.
+    `drawn` [B] int64 and `strengths` [B]. Looks at the numbers drawn: a GPU is waited for.
 
     Raises:
         ConfigError: the images have neither 1 nor 3 channels.

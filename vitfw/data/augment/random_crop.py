@@ -19,8 +19,6 @@ def random_box(
             top = int(uniform_of(key, CROP_Y) * (height - box_height + 1))
             left = int(uniform_of(key, CROP_X) * (width - box_width + 1))
             return top, left, box_height, box_width
-    box_height, box_width = (
-        min(height, round(width / ratio[0])),
-        min(width, round(height * ratio[1])),
-    )
+    box_height = max(min(height, round(width / ratio[0])), 1)
+    box_width = max(min(width, round(height * ratio[1])), 1)
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width

@@ -72,7 +72,7 @@ def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """By value where all are whole numbers, else by name."""
     names = list(labels)
     try:
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     except ValueError:
         return tuple(sorted(names))
 

@@ -64,13 +64,20 @@ class Source:
         return tuple(self._found)
 
     def fetch(self) -> None:
-        """Download what is missing of all official splits; training images are kept in memory."""
+        """Download what is missing of all official splits.
+
+        Test images are opened to see that they are there, and not kept.
+        """
         if self.name not in DATASETS or not facts_of(self.name).download_mb:
             return
         for split in self.official:
             found = self._read_official(split)
             if split != "test":
                 self._kept[split] = found
+
+    def forget(self) -> None:
+        """Let go of what `fetch` has kept and nobody asked for."""
+        self._kept.clear()
 
     def read(self, split: SplitName) -> Split | None:
         """The images of a split and the names of the classes; None where there is no such split."""
