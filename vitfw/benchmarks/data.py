@@ -54,6 +54,9 @@ def check(**parts: Options | None) -> None:
     for part, options in parts.items():
         if options is not None and not isinstance(options, dict):
             raise ConfigError(f"data.{part}={options} should be null, or have options inside")
+        workers = (options or {}).get("workers", [])
+        if part == "files" and not isinstance(workers, list):
+            raise ConfigError(f"data.files.workers={workers} is a list of numbers: [{workers}]")
         if options and options.get("images", options["batch_size"]) < options["batch_size"]:
             raise ConfigError(
                 f"data.{part}.images={options['images']} do not fill one batch of "

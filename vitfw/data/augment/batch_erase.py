@@ -43,7 +43,9 @@ def erase_rectangles(
     and timm's RandomErasing. `images` may be changed in place.
     Source: Zhong et al. 2020, "Random erasing data augmentation".
     """
-    erased = erased_pixels(keys, probability, scale, ratio, *images.shape[-2:])
+    if mode == "constant" and images.device.type == "cpu":
+        return with_zeros(images, *erased_boxes(keys, probability, scale, ratio, images.shape))
+    erased = erased_pixels(keys, probability, scale, ratio, images.shape)
     if mode == "pixel":
         return with_noise(images, keys, erased)
     if mode == "constant":
@@ -54,9 +56,28 @@ def erase_rectangles(
 
 
 def erased_pixels(
-    keys: Tensor, probability: float, scale: Range, ratio: Range, height: int, width: int
+    keys: Tensor, probability: float, scale: Range, ratio: Range, shape: torch.Size
 ) -> Tensor:
     """Which pixels random erasing takes: [B, H, W] bool."""
+    chosen, top, left, box_height, box_width = erased_boxes(keys, probability, scale, ratio, shape)
+    inside = rectangles(top, left, box_height, box_width, *shape[-2:])
+    return inside & chosen[:, None, None]
+
+
+def with_zeros(images: Tensor, chosen: Tensor, *boxes: Tensor) -> Tensor:
+    """Zeros in the boxes of the images chosen, one after another: on a CPU that is fastest."""
+    sides = torch.stack(boxes, dim=1).tolist()
+    for i in chosen.nonzero()[:, 0].tolist():
+        top, left, height, width = sides[i]
+        images[i, :, top : top + height, left : left + width] = 0
+    return images
+
+
+def erased_boxes(
+    keys: Tensor, probability: float, scale: Range, ratio: Range, shape: torch.Size
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Which images lose a rectangle, and its top, left, height and width, each [B]."""
+    height, width = shape[-2:]
     area = torch.full_like(keys, height * width)
     heights, widths = tried_sides(keys, ERASE_SIDES, scale, ratio, area)
     fits = (heights < height) & (widths < width)
@@ -64,8 +85,7 @@ def erased_pixels(
     top = place(keys, ERASE_Y, height - box_height)
     left = place(keys, ERASE_X, width - box_width)
     chosen = fits.any(dim=1) & (uniform(keys, ERASE) < probability)
-    inside = rectangles(top, left, box_height, box_width, height, width)
-    return inside & chosen[:, None, None]
+    return chosen, top, left, box_height, box_width
 
 
 def rectangles(

@@ -1,6 +1,5 @@
 """A whole pack: its splits one after the other, then its manifest."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,10 +10,13 @@ from typing import Any
 from vitfw.atomic import held, write_text
 from vitfw.data.images import Images
 from vitfw.data.packs.pack_manifest import MANIFEST, UNFINISHED, Manifest, read_manifest
-from vitfw.data.packs.packing import PackOptions, cannot_write, pack_split
+from vitfw.data.packs.pack_options import PackOptions
+from vitfw.data.packs.packing import cannot_write, pack_split
+from vitfw.data.packs.stamps import Stamps
 from vitfw.errors import ConfigError
 
 REQUEST = "request.json"
+TOO_LONG = ("images", "classes")  # to be told with their values
 
 
 def pack_folder(
@@ -28,19 +30,20 @@ def pack_folder(
 ) -> Manifest:
     """Pack `splits` into `folder`, or go on where a killed call was; returns the manifest.
 
-    `facts` is the manifest as far as it is known: its `made_with` and `splits` are replaced.
-    `advance` hears how many images of which split have been dealt with. A finished pack of the
-    same images, made the same way, is left as it is.
+    What was packed by the killed call is compared with the images as they are now. `facts` is the
+    manifest as far as it is known: its `splits` are replaced, `options` are added to its
+    `made_with`. `advance` hears how many images of which split have been dealt with. A finished
+    pack of the same images, made the same way, is left as it is.
 
     Raises:
-        ConfigError: `folder` holds something else; it cannot be written; a split has more
-            unreadable images than `max_bad_share`.
+        ConfigError: `folder` holds something else, or images that have been changed since; it
+            cannot be written; a split has more unreadable images than `max_bad_share`.
     """
-    request = {**facts.made_with, **asdict(options), "images": _fingerprint(splits)}
-    facts = replace(facts, made_with=request)
+    facts = replace(facts, made_with={**facts.made_with, **asdict(options)})
+    request = _request(facts, {name: len(images) for name, images in splits.items()})
     with held(folder):
         if (folder / MANIFEST).exists():
-            return _same(folder, request)
+            return _same(folder, request, splits)
         work = folder / UNFINISHED
         _begin(folder, work, request)
         packed = {}
@@ -59,7 +62,8 @@ def pack_folder(
                 raise ConfigError(
                     f"{len(split.skipped)} of the {len(images):,} {name} images cannot be read, "
                     f"which is more than data.max_bad_share={max_bad_share:g}: "
-                    f"{split.skipped[0][1]}. Mend or remove them, or allow more"
+                    f"{split.skipped[0][2]}. Mend them, or allow more, and give the command again; "
+                    f"where you remove them, remove {folder} first"
                 )
         manifest = replace(facts, splits=packed)
         try:
@@ -70,14 +74,30 @@ def pack_folder(
     return manifest
 
 
-def _same(folder: Path, request: dict[str, Any]) -> Manifest:
+def _request(facts: Manifest, counts: dict[str, int]) -> dict[str, Any]:
+    """All that has to be the same for a pack to be gone on with, as JSON gives it back."""
+    told = asdict(replace(facts, splits={}))
+    for key in ("splits", "size", "made_with"):
+        told.pop(key)
+    return json.loads(json.dumps({**told, **facts.made_with, "images": counts}))
+
+
+def _same(folder: Path, request: dict[str, Any], splits: Mapping[str, Images]) -> Manifest:
     """The finished pack in `folder`, if it is what was asked for."""
     manifest = read_manifest(folder)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    if manifest.made_with != request:
+    packed = manifest.splits
+    counts = {name: split.images + len(split.skipped) for name, split in packed.items()}
+    told = _differences(_request(manifest, counts), request)
+    if not told:
+        for name, images in splits.items():
+            skipped = [i for i, *_ in packed[name].skipped]
+            if Stamps(images).of_all(without=skipped) != packed[name].images_digest:
+                told = "other images, or before they were changed"
+    if told:
         raise ConfigError(
-            f"{folder} holds a pack already, of {manifest.name} with "
-            f"{_differences(manifest.made_with, request)}; give another output, or remove it"
+            f"{folder} holds a pack already, of {manifest.name} with {told}; "
+            "give another output, or remove it"
         )
     return manifest
 
@@ -94,23 +114,21 @@ def _begin(folder: Path, work: Path, request: dict[str, Any]) -> None:
         except OSError as error:
             raise cannot_write(folder, error) from error
     begun = json.loads(path.read_text(encoding="utf-8"))
-    if begun != request:
+    if told := _differences(begun, request):
         raise ConfigError(
-            f"{folder} holds a pack that was begun with {_differences(begun, request)}; "
+            f"{folder} holds a pack that was begun with {told}; "
             "give the same command again, another output, or remove it"
         )
 
 
 def _differences(begun: dict[str, Any], request: dict[str, Any]) -> str:
-    """`size=256 instead of 64`"""
-    different = [key for key in begun if key != "images" and begun[key] != request.get(key)]
-    told = ", ".join(f"{key}={begun[key]} instead of {request.get(key)}" for key in different)
-    return told or "other images"
-
-
-def _fingerprint(splits: Mapping[str, Images]) -> dict[str, list[Any]]:
-    """Number of images of each split, and a digest of their labels in order."""
-    return {
-        name: [len(images), hashlib.sha256(images.labels.cpu().numpy().tobytes()).hexdigest()]
-        for name, images in splits.items()
-    }
+    """`size=256 instead of 64`; nothing where they are the same."""
+    different = [key for key in {**begun, **request} if begun.get(key) != request.get(key)]
+    if "name" in different:
+        different = ["name"]  # all else follows from it
+    return ", ".join(
+        f"other {key}"
+        if key in TOO_LONG
+        else f"{key}={begun.get(key)} instead of {request.get(key)}"
+        for key in different
+    )

@@ -14,12 +14,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 from vitfw.atomic import write_text
+from vitfw.data.packs.bucket_objects import Bucket
 from vitfw.errors import ConfigError
 
 MANIFEST, INDEX = "pack.json", "index.json"
 UNFINISHED = ".packing"  # folder of what a pack command has done so far
-FORMAT = 1
-SECONDS_TO_CONNECT, SECONDS_TO_ANSWER, ATTEMPTS = 5, 20, 3
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,31 @@ class Shard:
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """A split: its number of images, of each class too; what was skipped as (name, reason)."""
+    """A split: its number of images, of each class too; what was skipped as (number in the split,
+    name, reason). `images_digest` is that of `Stamps` over what was packed.
+    """
 
     images: int
     class_counts: tuple[int, ...]
+    images_digest: str
     index_sha256: str
     shards: tuple[Shard, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[int, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A pack. `size` is the (height, width) of all images, None where they differ.
 
-    `native_size` is the side they were packed for, `made_with` what the command was told.
+    `native_size` is the side they are usually trained at, `crop_share` the part of the picture that
+    their evaluation keeps, `made_with` what the command was told.
     """
 
     name: str
     classes: tuple[str, ...]
     channels: int
     native_size: int
+    crop_share: float
     size: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -71,7 +76,10 @@ class Manifest:
             read = json.loads(text)
             version = read.pop("format")
             if version != FORMAT:
-                raise ConfigError(f"{where} is of format {version}, this version reads {FORMAT}")
+                raise ConfigError(
+                    f"{where} is of format {version}, this version reads {FORMAT}; pack it again, "
+                    "into another folder"
+                )
             splits = {name: _split(split) for name, split in read.pop("splits").items()}
             size = read.pop("size")
             size = None if size is None else (int(size[0]), int(size[1]))
@@ -79,11 +87,13 @@ class Manifest:
                 read[key] = tuple(read[key])
             return cls(splits=splits, size=size, **read)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{where} is damaged ({error}); copy or pack it again") from error
+            raise ConfigError(
+                f"{where} is damaged ({error}); {_mending(where.rpartition('/')[0])}"
+            ) from error
 
 
 def packed_fact(root: str, storage_options: Mapping[str, Any] | None, key: str) -> Any:
-    """What YAML files may ask of a pack: name, num_classes, channels, native_size.
+    """What YAML files may ask of a pack: name, num_classes, channels, native_size, crop_share.
 
     Raises:
         ConfigError: a secret stands in the options, which are written into every checkpoint.
@@ -107,7 +117,7 @@ def _known_manifest(root: str, options: str) -> "Manifest":
 
 def _split(read: dict[str, Any]) -> PackedSplit:
     shards = tuple(Shard(**shard) for shard in read.pop("shards"))
-    skipped = tuple((name, reason) for name, reason in read.pop("skipped"))
+    skipped = tuple((i, name, reason) for i, name, reason in read.pop("skipped"))
     counts = tuple(read.pop("class_counts"))
     return PackedSplit(shards=shards, skipped=skipped, class_counts=counts, **read)
 
@@ -136,7 +146,7 @@ def read_manifest(root: str | Path, storage_options: dict[str, Any] | None = Non
     folder = Path(root).expanduser()
     manifest = read_local(folder)
     for name, split in manifest.splits.items():
-        _check_sizes(folder / name, split)
+        _check_sizes(folder, name, split)
     return manifest
 
 
@@ -158,18 +168,26 @@ def read_local(folder: Path) -> Manifest:
     return Manifest.parse((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
 
 
-def _check_sizes(folder: Path, split: PackedSplit) -> None:
-    index = folder / INDEX
+def _check_sizes(folder: Path, name: str, split: PackedSplit) -> None:
+    index = folder / name / INDEX
     if not index.is_file() or sha256_of(index) != split.index_sha256:
-        raise ConfigError(_mismatch(str(index)))
+        raise ConfigError(_mismatch(folder, f"{name}/{INDEX}"))
     for shard in split.shards:
-        path = folder / shard.file
+        path = folder / name / shard.file
         if not path.is_file() or path.stat().st_size != shard.bytes:
-            raise ConfigError(_mismatch(str(path)))
+            raise ConfigError(_mismatch(folder, f"{name}/{shard.file}"))
 
 
-def _mismatch(path: str) -> str:
-    return f"{path} is missing or not what {MANIFEST} says; copy or pack it again"
+def _mismatch(root: str | Path, file: str) -> str:
+    root = str(root).rstrip("/")
+    return f"{root}/{file} is missing or not what {MANIFEST} says; {_mending(root)}"
+
+
+def _mending(root: str) -> str:
+    """What to do about a damaged pack; a finished one is never written over."""
+    if is_remote(root):
+        return "upload all of it again"
+    return f"remove {root} and pack it again, or copy it again"
 
 
 def verify(folder: Path) -> Manifest:
@@ -182,7 +200,7 @@ def verify(folder: Path) -> Manifest:
     for name, split in manifest.splits.items():
         for shard in split.shards:
             if sha256_of(folder / name / shard.file) != shard.sha256:
-                raise ConfigError(_mismatch(str(folder / name / shard.file)))
+                raise ConfigError(_mismatch(folder, f"{name}/{shard.file}"))
     return manifest
 
 
@@ -191,51 +209,10 @@ def _read_remote(root: str, storage_options: dict[str, Any]) -> Manifest:
     if address.scheme != "s3":
         raise ConfigError(f"data.root={root}: packs are read from a folder or from s3://bucket/…")
     prefix = address.path.strip("/")
-    keys = _Bucket(root, address.netloc, storage_options)
+    keys = Bucket(root, address.netloc, storage_options)
     manifest = Manifest.parse(keys.get(f"{prefix}/{MANIFEST}"), f"{root}/{MANIFEST}")
     for name, split in manifest.splits.items():
         index = keys.get(f"{prefix}/{name}/{INDEX}")
         if hashlib.sha256(index).hexdigest() != split.index_sha256:
-            raise ConfigError(_mismatch(f"{root}/{name}/{INDEX}"))
+            raise ConfigError(_mismatch(root, f"{name}/{INDEX}"))
     return manifest
-
-
-class _Bucket:
-    """Small objects of a bucket. litdata's own client would try a thousand times to connect."""
-
-    def __init__(self, root: str, bucket: str, storage_options: dict[str, Any]):
-        try:
-            import boto3
-            import botocore.config
-            import botocore.exceptions
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"{root} needs boto3: pip install vitfw[streaming]") from error
-        self._root, self._bucket = root, bucket
-        self._errors = botocore.exceptions
-        config = botocore.config.Config(
-            connect_timeout=SECONDS_TO_CONNECT,
-            read_timeout=SECONDS_TO_ANSWER,
-            retries={"max_attempts": ATTEMPTS},
-        )
-        arguments: dict[str, Any] = {"config": config, **storage_options}
-        try:
-            self._client = boto3.client("s3", **arguments)
-        except (TypeError, ValueError, self._errors.BotoCoreError) as error:
-            raise ConfigError(f"data.storage_options do not fit: {error}") from error
-
-    def get(self, key: str) -> bytes:
-        key = key.lstrip("/")
-        try:
-            return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
-        except self._errors.ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in ("NoSuchKey", "NoSuchBucket", "404"):
-                what = "bucket" if code == "NoSuchBucket" else f"{key} there"
-                message = f"there is no whole pack at {self._root}: no {what}; upload all of it"
-            else:
-                message = f"{self._root} refuses to be read: {error}"
-            raise ConfigError(message) from error
-        except self._errors.BotoCoreError as error:
-            raise ConfigError(
-                f"{self._root} cannot be reached: {error}; see data.storage_options"
-            ) from error

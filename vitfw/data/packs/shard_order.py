@@ -42,11 +42,7 @@ class ShardOrder(EpochSampler):
         groups: int = 1,
     ):
         super().__init__(sum(shard_sizes), batch_size, seed, shuffle, rank, world)
-        if groups < 1 or world % groups:
-            raise ConfigError(
-                f"data.groups={groups} does not divide the {world} processes; it is the number "
-                "of machines that each read their own shards, 1 where all read all"
-            )
+        check_groups(groups, world)
         self.groups = groups
         self.starts = np.concatenate([[0], np.cumsum(shard_sizes)])
 
@@ -97,3 +93,13 @@ class ShardOrder(EpochSampler):
         shards = permutation(self.seed, self.epoch, len(self.starts) - 1).tolist()
         spans = [(self.starts[shard], self.starts[shard + 1]) for shard in shards]
         return np.concatenate([first + np.argsort(keys[first:end]) for first, end in spans])
+
+
+def check_groups(groups: int, world: int) -> None:
+    """Raises ConfigError where `groups` does not divide the number of processes."""
+    if groups < 1 or world % groups:
+        processes = "1 process" if world == 1 else f"{world} processes"
+        raise ConfigError(
+            f"data.groups={groups} does not divide the {processes}; it is the number of machines "
+            "that each read their own shards, 1 where all read all"
+        )

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from vitfw.data.augment.batch_augment import BatchAugment
-from vitfw.data.class_balance import loss_weights
+from vitfw.data.class_balance import LOSS_WEIGHTS, loss_weights
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.loaders import StatefulLoader
+from vitfw.data.option_checks import check_number, check_word
 from vitfw.data.packs.pack_manifest import read_manifest
+from vitfw.data.packs.shard_order import check_groups
 from vitfw.errors import ConfigError
 
 
@@ -44,12 +46,19 @@ class StreamData(ClassificationData):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_weights: str | None = None,
-        crop_share: float = 1.0,
+        crop_share: float | None = None,
         channels_last: bool = False,
         augment: BatchAugment | None = None,
     ):
         self.root, self.storage_options = root, dict(storage_options or {})
+        check_number("groups", groups, int)
+        check_number("cache_gb", cache_gb, int | float)
+        check_word("class_weights", class_weights, (None, *LOSS_WEIGHTS))
         self.manifest = found = read_manifest(root, self.storage_options)
+        if name not in (None, found.name):
+            raise ConfigError(
+                f"data.name={name}, but {root} is a pack of {found.name}; leave data.name out"
+            )
         for key, given, packed in (
             ("num_classes", num_classes, len(found.classes)),
             ("channels", channels, found.channels),
@@ -57,7 +66,7 @@ class StreamData(ClassificationData):
             if given not in (None, packed):
                 raise ConfigError(f"data.{key}={given}, but {root} was packed with {packed}")
         super().__init__(
-            name=name or found.name,
+            name=found.name,
             classes=found.classes,
             num_classes=len(found.classes),
             channels=found.channels,
@@ -68,7 +77,7 @@ class StreamData(ClassificationData):
             seed=seed,
             mean=mean or found.mean,
             std=std or found.std,
-            crop_share=crop_share,
+            crop_share=found.crop_share if crop_share is None else crop_share,
             max_bad_share=0.0,
             channels_last=channels_last,
             augment=augment,
@@ -82,6 +91,15 @@ class StreamData(ClassificationData):
 
     def count(self, split: str) -> int:
         return self.manifest.splits[split].images if split in self.manifest.splits else 0
+
+    def steps_per_epoch(self, world: int = 1) -> int:
+        """Batches each of `world` processes takes in an epoch.
+
+        Raises:
+            ConfigError: not even one whole batch can be made; `groups` does not divide `world`.
+        """
+        check_groups(self.groups, world)
+        return super().steps_per_epoch(world)
 
     def class_counts(self, split: str) -> Tensor:
         if split not in self.manifest.splits:
@@ -126,7 +144,7 @@ class StreamData(ClassificationData):
             from vitfw.data.packs.streaming import StreamLoader
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"data=stream needs {error.name}: pip install vitfw[streaming]"
+                f"data=stream needs {error.name}: pip install 'vitfw[streaming]'"
             ) from error
         place = self.place
         return StreamLoader(

@@ -4,6 +4,9 @@ litdata (0.2.76) finds, fetches, caches and reads the shards. Which samples are 
 order, is `shard_order`'s: litdata's own order changes with the number of processes, of workers,
 and with the kind of file system; a worker process that lives on counts epochs by itself; and the
 rank is asked of the environment before Lightning has said it.
+
+That takes names that litdata keeps to itself: `_DistributedEnv`, `_create_shuffler`, `_iterator`,
+the cache's `_reader` and its mappings. The optional dependency `streaming` therefore pins 0.2.76.
 """
 
 import hashlib
