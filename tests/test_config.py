@@ -238,7 +238,7 @@ def test_a_target_off_the_list_is_refused_by_name_with_what_is_allowed(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "vitfw.data.reading.fetch_marker.shutil.rmtree",
+        "vitfw.data.reading.fetch_scratch.shutil.rmtree",
         "vitfw.data.reading.image_file.io.open",
         "vitfw.data.reading.sources.Path",
         "vitfw.data.sets.handwriting.datasets.CIFAR10",

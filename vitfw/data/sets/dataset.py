@@ -93,9 +93,9 @@ def torchvision_arrays(
     """
 
     def read(root: Path, split: SplitName, download: bool) -> Split:
-        def make(fetch: bool) -> Any:
+        def make(home: Path, fetch: bool) -> Any:
             options = {"download": fetch} if downloads else {}
-            return dataset_class(str(root), **splits[split], **options)
+            return dataset_class(str(home), **splits[split], **options)
 
         found = obtain(name, root, folder, download and downloads, make)
         images, labels = arrays(found)
@@ -113,21 +113,24 @@ def torchvision_files(
     files: Callable[[Any], Iterable[tuple[str | Path, int]]] | None = None,
     classes: Callable[[Any], Iterable[str]] = lambda found: found.classes,
     downloads: bool = True,
+    family: str = "",
+    placed: Iterable[str] = (),
 ) -> Reader:
     """A reader of one of torchvision's sets that keeps images as files.
 
     As `torchvision_arrays`; `files` gives paths and labels. Without it the set must take a
-    `loader`: asked for path and label instead of image and label, it lists itself.
+    `loader`: asked for path and label instead of image and label, it lists itself. `family` and
+    `placed` are `obtain`'s.
     """
 
     def read(root: Path, split: SplitName, download: bool) -> Split:
-        def make(fetch: bool) -> Any:
+        def make(home: Path, fetch: bool) -> Any:
             options: dict[str, Any] = {"download": fetch} if downloads else {}
             if files is None:
                 options["loader"] = str
-            return dataset_class(str(root), **splits[split], **options)
+            return dataset_class(str(home), **splits[split], **options)
 
-        found = obtain(name, root, folder, download and downloads, make)
+        found = obtain(name, root, folder, download and downloads, make, family, placed)
         listed = files(found) if files else (found[i] for i in range(len(found)))
         # Some are listed in the file system's order, which differs between machines.
         ordered = sorted((os.fspath(path), label) for path, label in listed)

@@ -143,6 +143,14 @@ SETS: dict[str, Dataset] = {
                 "5,591 of the 5,749 people have fewer than ten images and are left out"
             ),
         ),
-        torchvision_files("lfw", lfw, {"train": {}}, "lfw-py", files=lfw_files, classes=lfw_names),
+        torchvision_files(
+            "lfw",
+            lfw,
+            {"train": {}},
+            "lfw-py",
+            files=lfw_files,
+            classes=lfw_names,
+            placed=("lfw-py/*.tgz", "lfw-py/*.txt"),
+        ),
     ),
 }

@@ -96,7 +96,7 @@ SETS: dict[str, Dataset] = {
             hflip=0.0,
             shift=2,
             splits={"train": 60_000, "test": 10_000},
-            download_mb=11,
+            download_mb=12,
             licence="CC BY-SA 3.0",
             source="LeCun, Cortes and Burges 1998",
         ),

@@ -148,6 +148,7 @@ SETS: dict[str, Dataset] = {
                 {"train": {"split": "train"}, "test": {"split": "val"}},
                 "",
                 classes=lambda found: synset_names(found.classes),
+                placed=("ILSVRC2012_*", META_FILE),
             ),
         ),
     ),

@@ -63,6 +63,8 @@ def places365(name: str, small: bool) -> Dataset:
                 },
                 "",
                 classes=places_classes,
+                family="places365",
+                placed=("*places365*.txt",),
             ),
         ),
     )
@@ -109,6 +111,7 @@ def inaturalist(
                 {split: {"version": version} for split, version in versions.items()},
                 "",
                 classes=lambda found: species(found.all_categories),
+                family="inaturalist",
             ),
         ),
     )
