@@ -20,7 +20,7 @@ COMMANDS = {
 
 def usage() -> str:
     lines = ["usage: vitfw COMMAND [key=value …]", ""]
-    lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    lines += [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
     return "\n".join([*lines, "", "vitfw COMMAND --help lists what can be set."])
 
 

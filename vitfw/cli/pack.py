@@ -147,10 +147,10 @@ def facts_of(
 
 
 def summary(manifest: Manifest) -> str:
-    """`train 45,000 images in 3 shards, test 10,000 images in 1 shards, 184 MB`"""
+    """`train 45,000 images in 3 shards, test 10,000 images in 1 shard, 184 MB`"""
     total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     parts = [
-        f"{name} {split.images:,} images in {len(split.shards):,} shards"
+        f"{name} {split.images:,} images in {len(split.shards):,} shard{'s' * (len(split.shards) != 1)}"
         + (f" ({len(split.skipped):,} unreadable)" if split.skipped else "")
         for name, split in manifest.splits.items()
     ]
