@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(highlight=False)
 log = logging.getLogger("vitfw")
@@ -30,6 +31,22 @@ class ConsoleHandler(logging.Handler):
             return
         style = "yellow" if record.levelno >= logging.WARNING else None
         console.print(record.getMessage(), style=style, markup=False, soft_wrap=True)
+
+
+def progress_bars() -> Progress:
+    """Bars with description, share, the field `rate` and the time left; on terminals only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+        expand=True,
+        disable=not console.is_terminal,
+    )
 
 
 def setup_logging() -> None:

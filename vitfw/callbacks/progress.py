@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
-from vitfw.console import console, log
+from vitfw.console import console, log, progress_bars
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -36,17 +36,7 @@ class RunProgress(ProgressBar):
         self._stop()
         if not self._enabled or not console.is_terminal:
             return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-            expand=True,
-        )
+        self._progress = progress_bars()
         self._task = self._progress.add_task(description, total=total, rate="")
         self._progress.start()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from vitfw.assemble import prepare_process
 from vitfw.cli.app import run
 from vitfw.config import build, to_plain
-from vitfw.console import console, log
+from vitfw.console import console, log, progress_bars
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, Images
 from vitfw.data.packs.pack_folder import pack_folder
@@ -150,7 +150,8 @@ def summary(manifest: Manifest) -> str:
     """`train 45,000 images in 3 shards, test 10,000 images in 1 shard, 184 MB`"""
     total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     parts = [
-        f"{name} {split.images:,} images in {len(split.shards):,} shard{'s' * (len(split.shards) != 1)}"
+        f"{name} {split.images:,} images in {len(split.shards):,} shard"
+        + "s" * (len(split.shards) != 1)
         + (f" ({len(split.skipped):,} unreadable)" if split.skipped else "")
         for name, split in manifest.splits.items()
     ]
@@ -180,17 +181,7 @@ class Advance:
 
 @contextmanager
 def progress(splits: dict[str, Images]) -> Iterator[Advance]:
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not console.is_terminal,
-    )
+    bars = progress_bars()
     totals = {name: len(images) for name, images in splits.items()}
     tasks = {name: bars.add_task(name, total=total, rate="") for name, total in totals.items()}
     with bars:

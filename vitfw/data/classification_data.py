@@ -118,6 +118,10 @@ class ClassificationData(L.LightningDataModule, ABC):
         """Images of each class in "train" or "val": [K] int64."""
 
     @abstractmethod
+    def _loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
+        """The batches of a split that this process takes, ready for its device."""
+
+    @abstractmethod
     def preview_loader(self, split: str, count: int) -> StatefulLoader:
         """A loader of its own, without workers, whose first batch has at most `count` images."""
 
@@ -153,6 +157,16 @@ class ClassificationData(L.LightningDataModule, ABC):
                 f"set data.batch_size={max(self.train_images // world, 1)} or less"
             )
         return steps
+
+    def train_dataloader(self) -> StatefulLoader:
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> StatefulLoader | list:
+        empty = self.count("val") == 0
+        return [] if empty else self._loader("val", self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> StatefulLoader:
+        return self._loader("test", self.eval_batch_size, shuffle=False)
 
     @property
     def place(self) -> Place:

@@ -214,16 +214,6 @@ class ImageData(ClassificationData):
             return None
         return loss_weights(self.images("train").labels, self.num_classes, self.class_weights)
 
-    def train_dataloader(self) -> StatefulLoader:
-        return self._loader("train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> StatefulLoader | list:
-        empty = self.count("val") == 0
-        return [] if empty else self._loader("val", self.eval_batch_size, shuffle=False)
-
-    def test_dataloader(self) -> StatefulLoader:
-        return self._loader("test", self.eval_batch_size, shuffle=False)
-
     def images(self, split: str) -> Images:
         """What `setup` has read of "train", "val" or "test"."""
         if split not in self._splits:

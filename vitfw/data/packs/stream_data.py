@@ -120,16 +120,6 @@ class StreamData(ClassificationData):
     def fitted_when_read(self) -> bool:
         return self.crops_in_workers
 
-    def train_dataloader(self) -> StatefulLoader:
-        return self._loader("train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> StatefulLoader | list:
-        empty = self.count("val") == 0
-        return [] if empty else self._loader("val", self.eval_batch_size, shuffle=False)
-
-    def test_dataloader(self) -> StatefulLoader:
-        return self._loader("test", self.eval_batch_size, shuffle=False)
-
     def preview_loader(self, split: str, count: int) -> StatefulLoader:
         batch = min(count, self.count(split))
         return self._loader(split, batch, split == "train", alone=True)
