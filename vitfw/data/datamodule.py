@@ -172,11 +172,10 @@ class ImageData(ClassificationData):
 
     def _read_training(self, wanted: Sequence[str]) -> None:
         train = self._read("train")
-        official = self.source.read("val")
         if self.fold is not None:
             kept, held_out = stratified_fold(train.labels, self.fold, self.folds, self.split_seed)
             train, val = train.subset(kept), train.subset(held_out)
-        elif official is not None:
+        elif official := self.source.read("val"):
             val = self._accepted(official)
         else:
             kept, held_out = stratified_split(train.labels, self.val_share, self.split_seed)
