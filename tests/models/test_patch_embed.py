@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torchvision.models.vision_transformer import ConvStemConfig
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVit
 
 from vitfw.models.conv_stem import ConvStem, PoolStem
 from vitfw.models.patch_embed import (
@@ -166,6 +168,35 @@ def test_conv_stem_equals_the_stem_of_xiao_et_al():
     ours.load_state_dict(state, strict=True)
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x).flatten(2).mT)
+
+
+def test_stem_layers_are_torchvisions_conv_stem():
+    """Channels and strides of each convolution, as its `conv_stem_configs` take them."""
+    layers = [(8, 1), (12, 2), (16, 2)]
+    theirs = TorchvisionVit(
+        *(16, 4, 1, 2, 20, 24),
+        conv_stem_configs=[ConvStemConfig(channels, 3, stride) for channels, stride in layers],
+    ).conv_proj.double()
+    ours = ConvStem(16, 4, embed_dim=20, stem_layers=layers).double()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x).flatten(2).mT)
+
+
+@pytest.mark.parametrize(
+    "layers, complaint",
+    [
+        (
+            [[8, 2]],
+            r"strides \[2\], which make patches of 2; of 1 and 2, they must make patch_size 4",
+        ),
+        ([[8, 4]], "of 1 and 2"),
+        ([[8, 2], [16]], "pairs of channels and stride"),
+    ],
+)
+def test_stem_layers_that_do_not_make_the_patch_are_refused(layers, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        ConvStem(16, 4, embed_dim=20, stem_layers=layers)
 
 
 @pytest.mark.parametrize("stem_class, seeing", [(ConvStem, [3]), (PoolStem, [2, 3, 6, 7])])

@@ -107,6 +107,10 @@ def check_options(options: Mapping[str, Any]) -> None:
             o.global_pool in ("token", "token_avg") and not o.class_token,
             f"{o.global_pool} needs class_token=true; or set global_pool=avg",
         ),
+        stem_layers=(
+            o.stem_layers is not None and o.embed_layer != "conv_stem",
+            f"are the convolutions of embed_layer=conv_stem, and it is {o.embed_layer}",
+        ),
         dist_token=(
             o.dist_token and not (o.class_token and o.global_pool == "token"),
             "needs class_token=true and global_pool=token, whose head it is a twin of",

@@ -3,7 +3,10 @@
 B batch, N tokens, C channels, P patch size, G grid side (H / P, W / P), D embed_dim.
 """
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,27 +52,55 @@ class Stem(TokenEmbed):
 
 
 class ConvStem(Stem):
-    """3×3 convolutions with batch norm, one halving each, then 1×1 to D: [B, C, H, W] → [B, N, D].
+    """3×3 convolutions with batch norm and ReLU, then 1×1 to D: [B, C, H, W] → [B, N, D].
 
-    Channels double on the way, ending at D / 2.
+    One convolution of stride 2 for each halving, whose channels double on the way and end at D / 2;
+    or those of `stem_layers`: channels and stride of each, such as [[32, 1], [64, 2], [128, 2]].
+
+    Raises:
+        ValueError: the strides of `stem_layers` do not make `patch_size`.
 
     Source: Xiao et al. 2021, "Early convolutions help transformers see better".
     """
 
     name = "conv_stem"
 
+    def __init__(
+        self, *sizes: Any, stem_layers: Sequence[Sequence[int]] | None = None, **options: Any
+    ):
+        self.stem_layers = stem_layers  # super().__init__ calls make_stem
+        super().__init__(*sizes, **options)
+
     def make_stem(self, halvings: int, bias: bool) -> None:
         last = self.embed_dim // 2
-        widths = [max(last >> doublings, 8) for doublings in reversed(range(halvings))]
+        doublings = reversed(range(halvings))
+        wanted = self.stem_layers or [(max(last >> twice, 8), 2) for twice in doublings]
+        check_stem_layers(wanted, self.patch_size[0])
         layers: list[nn.Module] = []
-        for before, after in pairwise([self.in_chans, *widths]):
+        before = self.in_chans
+        for channels, stride in wanted:
             layers += [
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
+                nn.Conv2d(before, channels, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
             ]
+            before = channels
         self.stem = nn.Sequential(*layers)
-        self.proj = nn.Conv2d(widths[-1], self.embed_dim, 1, bias=bias)
+        self.proj = nn.Conv2d(before, self.embed_dim, 1, bias=bias)
+
+
+def check_stem_layers(layers: Sequence[Sequence[int]], patch_size: int) -> None:
+    """Raises ValueError for what are no pairs of channels and stride, or another patch size."""
+    if any(len(layer) != 2 or min(layer) < 1 for layer in layers):
+        raise ValueError(
+            f"stem_layers {layers} must be pairs of channels and stride: [[32, 1], [64, 2]]"
+        )
+    strides = [stride for _, stride in layers]
+    if math.prod(strides) != patch_size or not {1, 2}.issuperset(strides):
+        raise ValueError(
+            f"stem_layers {layers} have strides {strides}, which make patches of "
+            f"{math.prod(strides)}; of 1 and 2, they must make patch_size {patch_size}"
+        )
 
 
 class PoolStem(Stem):

@@ -44,6 +44,7 @@ class VisionTransformer(nn.Module):
       embeddings, `proj_drop_rate` those after the attention and in the MLP, `patch_drop_rate`
       the share of patch tokens left out in training, `drop_path_rate` the stochastic depth of
       the last block (it rises linearly from 0).
+    - `stem_layers` are channels and stride of each convolution of `embed_layer=conv_stem`.
     - `dynamic_img_size` takes images of any size that patches fill, `flexi_patch_sizes` draws
       the patch size of every training batch, `tome_r` merges that many tokens in every block at
       inference.
@@ -100,6 +101,7 @@ class VisionTransformer(nn.Module):
         fc_norm: bool | None = None,
         global_pool: Literal["token", "avg", "token_avg", "map", "seq"] = "token",
         embed_layer: Literal["conv", "conv_rearrange", "linear", "conv_stem", "pool_stem"] = "conv",
+        stem_layers: Sequence[Sequence[int]] | None = None,
         patch_stride: Size | None = None,
         embed_norm: bool = False,
         norm_layer: Literal["layernorm", "rmsnorm"] = "layernorm",
@@ -141,6 +143,7 @@ class VisionTransformer(nn.Module):
             bias=not pre_norm,
             patch_stride=patch_stride,
             dynamic_img_size=dynamic_img_size,
+            **({} if stem_layers is None else {"stem_layers": stem_layers}),
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if dist_token else None
@@ -246,12 +249,16 @@ class VisionTransformer(nn.Module):
             for block in self.blocks:
                 tokens = merged_block(block, tokens, self.tome_r)
             return self.norm(tokens.spread())
+        return self.norm(self.run_blocks(x, rotations))
+
+    def run_blocks(self, x: Tensor, rotations: Sequence[Rotation | None]) -> Tensor:
+        """All blocks, one after the other: [B, N, C] kept."""
         for block, rotation in zip(self.blocks, rotations, strict=True):
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, rotation, use_reentrant=False)
             else:
                 x = block(x, rotation)
-        return self.norm(x)
+        return x
 
     def attention_maps(self, x: Tensor) -> list[Tensor]:
         """The attention weights of every block, [B, H, N, N] each; rows sum to 1.
