@@ -325,3 +325,34 @@ def test_a_constructors_own_complaint_is_passed_on_in_one_line():
     config = to_plain(compose("train", ["data=cifar10", "model=vit_ti4", "model.patch_size=5"]))
     with pytest.raises(ConfigError, match="img_size 32 is not a multiple of patch_size 5"):
         build(config["model"])
+
+
+# ── groups beside recipes ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "words, group",
+    [
+        ("recipe=finetune init_from=x optimizer=sgd", "optimizer"),
+        ("recipe=cct augment=none", "augment"),
+        ("recipe=cct augment=shift", "augment"),
+        ("recipe=mae optimizer=sgd", "optimizer"),
+        ("recipe=deit scheduler=inverse_sqrt", "scheduler"),
+        ("recipe=deit scheduler=cooldown", "scheduler"),
+        ("recipe=deit3 loss=cross_entropy", "loss"),
+        ("recipe=deit average=swa", "average"),
+        ("experiment=fashion_mnist_quick scheduler=constant", "scheduler"),
+    ],
+)
+def test_a_group_typed_beside_a_recipe_is_as_its_own_file_says(words, group):
+    typed = [word for word in words.split() if word.startswith(f"{group}=")]
+    plain = compose("train", typed)[group]
+    assert to_plain(compose("train", words.split()))[group] == to_plain(plain)
+
+
+def test_single_values_and_the_recipes_own_choice_stay():
+    config = compose("train", ["recipe=deit", "optimizer=sgd", "optimizer.momentum=0.5"])
+    assert (config.optimizer.lr, config.optimizer.momentum) == (0.1, 0.5)
+    same = compose("train", ["recipe=cct", "optimizer=adamw"])
+    assert same.optimizer.lr == compose("train", ["recipe=cct"]).optimizer.lr == 5.5e-4
+    assert config.trainer.max_epochs == 300

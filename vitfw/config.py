@@ -16,7 +16,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw.data.catalog import facts_of
@@ -43,6 +43,8 @@ ALLOWED_TARGETS = (
     "timm.models.",
     "timm.optim.",
 )
+# Groups of which a recipe sets an option and its numbers; of others, as of model, numbers alone.
+CHOSEN_BY_RECIPES = ("augment", "optimizer", "scheduler", "loss", "method", "average")
 TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
 TARGETS_VARIABLE = "VITFW_TARGETS"
 MOST_LISTED = 12  # options of a group beside the nearest ones
@@ -65,9 +67,17 @@ def register_resolvers() -> None:
     def pack(root: str, storage_options: DictConfig, key: str) -> Any:
         return packed_fact(root, to_plain(storage_options), key)
 
+    def needed(key: str) -> Any:
+        raise ConfigError(f"{key} is needed: give {key}=…")
+
+    def kept(only: Any, count: int | None) -> int | None:
+        return len(only) if isinstance(only, ListConfig) else count
+
     OmegaConf.register_new_resolver("dataset", fact, replace=True)
+    OmegaConf.register_new_resolver("needed", needed, replace=True)
     OmegaConf.register_new_resolver("pack", pack, replace=True)
     OmegaConf.register_new_resolver("classes_in", count_classes, replace=True)
+    OmegaConf.register_new_resolver("kept_classes", kept, replace=True)
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
@@ -79,7 +89,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     register_resolvers()
     try:
-        config = _compose(config_name, overrides)
+        config = prefer_typed_groups(config_name, overrides, _compose(config_name, overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain_failure(config_name, overrides, error)) from error
     check_kinds(config_name, overrides, config)
@@ -89,6 +99,32 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         return hydra.compose(config_name, list(overrides))
+
+
+def prefer_typed_groups(
+    config_name: str, overrides: Sequence[str], config: DictConfig
+) -> DictConfig:
+    """A group that is typed beside a recipe is as its file says, without the recipe's numbers.
+
+    `recipe=finetune optimizer=sgd` is SGD at its own learning rate: the recipe's is AdamW's. Where
+    the recipe chooses the same option, or none of that group, its numbers hold.
+    """
+    typed = dict(word.split("=", 1) for word in overrides if "=" in word)
+    groups = [group for group in CHOSEN_BY_RECIPES if group in typed and group in config]
+    if not groups or not {"recipe", "experiment"} & typed.keys():
+        return config
+    recipes = [word for word in overrides if word.split("=")[0] in ("recipe", "experiment")]
+    with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+        whole = hydra.compose(config_name, recipes, return_hydra_config=True)
+    for group in groups:
+        if whole.hydra.runtime.choices[group] != typed[group]:
+            words = [
+                word
+                for word in overrides
+                if word.startswith((f"{group}=", f"{group}.", f"{group}@", "data=", "data.name="))
+            ]
+            config[group] = _compose(config_name, words)[group]
+    return config
 
 
 def check_sweep(config_name: str, overrides: Sequence[str]) -> None:
@@ -163,12 +199,18 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
+def group_choices(overrides: Sequence[str]) -> list[str]:
+    """Those that choose an option of a group; single values are left out."""
+    groups = {folder.name for folder in config_folder().iterdir() if folder.is_dir()}
+    return [text for text in overrides if re.split("[@=]", text.lstrip("+"))[0] in groups]
+
+
 def suggest_key(config_name: str, overrides: Sequence[str], key: str) -> str:
     """The valid keys nearest to `key`, given the groups that were chosen."""
     groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
-    choices = [text for text in overrides if text.split("=")[0] in groups]
     try:
-        keys = list(flatten(to_plain(_compose(config_name, choices), resolve=False)))
+        chosen = _compose(config_name, group_choices(overrides))
+        keys = list(flatten(to_plain(chosen, resolve=False)))
     except (HydraException, OmegaConfBaseException):
         keys = []
     same_end = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
+from lightning.pytorch.plugins import Precision
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode
 
+from vitfw.config import build, compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.augment.mixing import Mixing
 from vitfw.data.catalog import CATALOG, DATASETS
@@ -39,6 +41,7 @@ def as_trainer_runs_it(data: ImageData, training: bool, rank: int = 0, world: in
         max_steps=-1,
         accumulate_grad_batches=1,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        precision_plugin=Precision(),
     )
     return data
 
@@ -188,6 +191,91 @@ def test_fit_reads_no_test_image_and_test_no_training_image(monkeypatch):
     assert asked == ["train", "test", "test"]
     with pytest.raises(RuntimeError, match="setup"):
         alone.train_dataloader()
+
+
+# some of the classes
+
+
+def test_every_split_has_the_chosen_classes_only_in_the_order_given():
+    data = made(only_classes=[7, "3", 5])
+    assert (data.classes, data.num_classes) == (("7", "3", "5"), 3)
+    theirs = load_digits()
+    pixels = torch.from_numpy(np.rint(theirs.images * 255 / 16).astype(np.uint8))
+    number_of = {
+        image.numpy().tobytes(): int(n) for image, n in zip(pixels, theirs.target, strict=True)
+    }
+    seen = 0
+    for split in ("train", "val", "test"):
+        found = data.images(split)
+        shown = [number_of[image.numpy().tobytes()] for image in found.images]
+        assert shown == [(7, 3, 5)[label] for label in found.labels.tolist()]
+        assert set(shown) == {7, 3, 5}
+        seen += len(shown)
+    assert seen == np.isin(theirs.target, [3, 5, 7]).sum()
+
+
+def test_a_test_image_of_a_kept_class_was_one_before():
+    whole, some = made(), made(only_classes=[1, 2])
+    labels = whole.images("test").labels
+    assert torch.equal(
+        some.images("test").images, whole.images("test").images[(labels == 1) | (labels == 2)]
+    )
+
+
+def test_validation_is_a_stratified_share_of_the_classes_kept():
+    data = made(only_classes=[4, 9], val_share=0.2)
+    everything = data.class_counts("train") + data.class_counts("val")
+    assert (data.class_counts("val") - 0.2 * everything).abs().max() <= 0.5
+
+
+def test_a_folder_s_classes_are_kept_by_name(digit_folder):
+    data = made("image_folder", root=digit_folder, only_classes=["8", "1"], num_classes=2)
+    for split in ("train", "val", "test"):
+        images = data.images(split)
+        folders = [Path(images.name(i)).parent.name for i in range(len(images))]
+        assert folders == [("8", "1")[label] for label in images.labels.tolist()]
+        assert set(folders) == {"8", "1"}
+
+
+def test_a_table_s_classes_are_kept_by_name(tmp_path, digit_folder):
+    files = sorted(digit_folder.glob("train/*/*.png"))
+    rows = "".join(f"{path},no {path.parent.name}\n" for path in files)
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    data = made("csv", root=tmp_path / "list.csv", only_classes=["no 6", "no 2", "no 4"])
+    assert (data.classes, data.num_classes) == (("no 6", "no 2", "no 4"), 3)
+    images = data.images("train")
+    assert {
+        (Path(images.name(i)).parent.name, label) for i, label in enumerate(images.labels.tolist())
+    } == {("6", 0), ("2", 1), ("4", 2)}
+
+
+@pytest.mark.parametrize("word", ["data.only_classes=[9,0,4]", "data.only_classes=['9','0','4']"])
+def test_the_net_and_the_loss_follow_from_the_one_key(word):
+    cfg = to_plain(compose("train", ["data=digits", word]))
+    assert cfg["data"]["num_classes"] == cfg["model"]["num_classes"] == 3
+    assert build({**cfg["data"], "augment": None}).classes == ("9", "0", "4")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "digits", "only_classes": [1, 12]}, r"no class has the number 12 \(the 10"),
+        ({"name": "fake", "only_classes": [1, 2]}, r"give data\.num_classes=2 instead"),
+        (
+            {"name": "digits", "only_classes": [1, 2], "num_classes": 10},
+            r"data\.only_classes has 2",
+        ),
+        ({"name": "omniglot", "only_classes": [1]}, r"less than two classes"),
+    ],
+)
+def test_a_choice_of_classes_that_cannot_be_is_refused_before_anything_is_read(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageData(**options)
+
+
+def test_a_name_that_no_folder_has_is_refused(digit_folder):
+    with pytest.raises(ConfigError, match=r"no class is called 'x' .*the 10 classes: 0 0, 1 1"):
+        made("image_folder", root=digit_folder, only_classes=["1", "x"])
 
 
 def test_without_a_validation_share_there_is_no_validation_loader():

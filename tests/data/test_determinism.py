@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision.transforms.v2 as T
+from lightning.pytorch.plugins import Precision
 from pictures import spoil, two_classes
 from torch import Tensor
 
@@ -60,6 +61,7 @@ def make(request, folder):
             max_epochs=10,
             max_steps=-1,
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            precision_plugin=Precision(),
         )
         return data
 

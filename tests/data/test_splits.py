@@ -1,4 +1,4 @@
-"""Splits, limits and folds by class, by counting and against scikit-learn."""
+"""Chosen classes, splits, limits and folds, by counting and against scikit-learn."""
 
 import pytest
 import torch
@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from vitfw.data.splits import check_labels, stratified_fold, stratified_limit, stratified_split
+from vitfw.data.images import ArrayImages, FileImages, Split
+from vitfw.data.splits import (
+    check_labels,
+    class_numbers,
+    keep_classes,
+    stratified_fold,
+    stratified_limit,
+    stratified_split,
+)
 from vitfw.errors import ConfigError
 
 SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=8)
@@ -248,3 +256,61 @@ def test_labels_outside_the_classes_are_refused_with_the_first_and_their_number(
 @pytest.mark.parametrize("labels", [[], [0, 3, 0]])
 def test_labels_of_the_classes_are_accepted_even_if_none_is_there(labels):
     check_labels(torch.tensor(labels, dtype=torch.int64), 4, "val.csv")
+
+
+# some of the classes
+
+PETS = ("cat", "dog", "eel", "fox")
+
+
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=1, max_size=30),
+    chosen=st.lists(st.integers(0, 3), min_size=2, max_size=4, unique=True),
+)
+def test_what_is_kept_is_called_and_shows_what_it_did(labels, chosen):
+    files = FileImages.of([f"{PETS[label]}/{i}.jpg" for i, label in enumerate(labels)], labels)
+    pixels = ArrayImages(torch.tensor(labels).byte().view(-1, 1, 1, 1), torch.tensor(labels))
+    wanted = [i for i, label in enumerate(labels) if label in chosen]
+    kept = keep_classes(Split(files, PETS), chosen)
+    assert kept.classes == tuple(PETS[number] for number in chosen)
+    names = [kept.classes[label] for label in kept.images.labels.tolist()]
+    assert [kept.images.name(i) for i in range(len(kept.images))] == [
+        f"{name}/{i}.jpg" for name, i in zip(names, wanted, strict=True)
+    ]
+    assert files.labels.tolist() == labels  # the whole set stays as it is
+    arrays = keep_classes(Split(pixels, PETS), chosen).images
+    assert isinstance(arrays, ArrayImages)
+    assert arrays.images.flatten().tolist() == [chosen[i] for i in arrays.labels.tolist()]
+    assert torch.equal(arrays.labels, kept.images.labels)
+
+
+def test_classes_are_chosen_by_name_by_number_or_both():
+    assert class_numbers(["fox", 0, "dog"], PETS) == [3, 0, 1]
+    assert class_numbers(["20", "10"], ("10", "20", "30")) == [1, 0]
+    assert class_numbers([7, 3, "1"], tuple("0123456789")) == [7, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "classes", "message"),
+    [
+        (["cat", "dgo"], PETS, r"no class is called 'dgo'; did you mean dog\? .* 0 cat, 1 dog"),
+        ([0, 4], PETS, r"no class has the number 4 \(the 4 classes: 0 cat, .*3 fox\)"),
+        ([0, -1], PETS, r"no class has the number -1"),
+        ([0, 999], tuple(str(i) for i in range(100)), r"\(the 100 classes: 0 0, .*, …\)"),
+        ([1, "dog"], PETS, r"gives class 1, dog, twice"),
+        ([2, 2], PETS, r"gives class 2, eel, twice"),
+        ([1], PETS, r"only_classes=\[1\] is less than two classes"),
+        ([], PETS, r"less than two"),
+        ("cat", PETS, r"only_classes=cat is no list of classes"),
+        (3, PETS, r"only_classes=3 is no list"),
+        ([0, True], PETS, r"True is neither .* quotes"),
+        ([0, 1.5], PETS, r"1\.5 is neither"),
+        ([1, 2], ("1", "2", "3"), r"1 is the name of class 0; to mean it give '1' in quotes"),
+    ],
+    ids=str,
+)
+def test_a_choice_that_cannot_be_is_refused_with_what_there_is(chosen, classes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        class_numbers(chosen, classes)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("data.only_classes")

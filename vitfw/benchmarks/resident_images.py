@@ -77,12 +77,12 @@ class ResidentImages(ClassificationData):
     def class_counts(self, split: str) -> Tensor:
         return class_counts(self._images.labels.cpu(), self.num_classes)
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool) -> ResidentLoader:
+    def loader(self, split: str, batch_size: int, shuffle: bool) -> ResidentLoader:
         sampler = EpochSampler(len(self._images), batch_size, self.seed, shuffle)
         return ResidentLoader(self._images, sampler)
 
     def preview_loader(self, split: str, count: int) -> ResidentLoader:
-        return self._loader(split, count, shuffle=split == "train")
+        return self.loader(split, count, shuffle=split == "train")
 
 
 class PerImage(Dataset):

@@ -149,6 +149,7 @@ def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
 
     def job(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
+        config = configs.prefer_typed_groups(config_name, overrides, config)
         with as_typed(typed, shown), exit_code() as outcome:
             task(config, overrides)
         if outcome.code:

@@ -22,7 +22,7 @@ from vitfw.data.packs.pack_options import PackOptions
 from vitfw.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
-SPLIT_KEYS = ("val_share", "split_seed", "fold", "folds", "limit")
+SPLIT_KEYS = ("val_share", "split_seed", "fold", "folds", "limit", "only_classes")
 STREAM = "vitfw.data.packs.stream_data.StreamData"
 SECONDS_BETWEEN_LINES = 60.0
 

@@ -118,7 +118,7 @@ class ClassificationData(L.LightningDataModule, ABC):
         """Images of each class in "train" or "val": [K] int64."""
 
     @abstractmethod
-    def _loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
+    def loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
         """The batches of a split that this process takes, ready for its device."""
 
     @abstractmethod
@@ -159,14 +159,14 @@ class ClassificationData(L.LightningDataModule, ABC):
         return steps
 
     def train_dataloader(self) -> StatefulLoader:
-        return self._loader("train", self.batch_size, shuffle=True)
+        return self.loader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> StatefulLoader | list:
         empty = self.count("val") == 0
-        return [] if empty else self._loader("val", self.eval_batch_size, shuffle=False)
+        return [] if empty else self.loader("val", self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> StatefulLoader:
-        return self._loader("test", self.eval_batch_size, shuffle=False)
+        return self.loader("test", self.eval_batch_size, shuffle=False)
 
     @property
     def place(self) -> Place:
@@ -176,16 +176,27 @@ class ClassificationData(L.LightningDataModule, ABC):
         return Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment (in training), resize and normalise a whole batch on the device."""
+        """Augment (in training), resize and normalise a whole batch on the device.
+
+        Images get the number format of the trainer's net: it has converted bytes, nothing yet.
+        """
         if not isinstance(batch, RawBatch):
             return batch
-        training = self.trainer is not None and self.trainer.training
-        return self.prepare_training(batch) if training else self.prepare_evaluation(batch)
+        trainer: Any = self.trainer
+        if trainer is None:
+            return self.prepare_evaluation(batch)
+        prepare = self.prepare_training if trainer.training else self.prepare_evaluation
+        images, targets = prepare(batch)
+        return trainer.precision_plugin.convert_input(images), targets
 
     def prepare_training(self, batch: RawBatch) -> tuple[Tensor, Tensor]:
-        """RawBatch → augmented, normalised, mixed images of `img_size`, and labels or targets."""
+        """RawBatch → augmented, normalised, mixed images, and labels or targets.
+
+        They have `img_size`, or the smaller one of that time where sizes are progressive.
+        """
         augment = self._cropped_augment if self.crops_in_workers else self.augment
-        images = self._normalised(fit_to(augment(batch.images, batch.keys), self.img_size))
+        size = augment.progressive.size_at(self._progress(batch.step), self.img_size)
+        images = self._normalised(fit_to(augment(batch.images, batch.keys), size))
         images = augment.after_normalise(images, batch.keys)
         if augment.mixing is None or not augment.mixing.active:
             return images, batch.labels

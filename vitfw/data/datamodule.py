@@ -25,7 +25,14 @@ from vitfw.data.reading.sources import Source
 from vitfw.data.residency import MOST_DECODED, MemoryShare, decode_all
 from vitfw.data.sampler import EpochSampler
 from vitfw.data.sets.dataset import SplitName
-from vitfw.data.splits import stratified_fold, stratified_limit, stratified_split
+from vitfw.data.splits import (
+    check_choice,
+    class_numbers,
+    keep_classes,
+    stratified_fold,
+    stratified_limit,
+    stratified_split,
+)
 from vitfw.data.statistics import statistics_of
 from vitfw.data.transforms import to_channels
 from vitfw.errors import ConfigError
@@ -34,6 +41,7 @@ from vitfw.errors import ConfigError
 class ImageData(ClassificationData):
     """Training, validation and test batches of a data set that `data=` names.
 
+    `only_classes` are the names or numbers of those to keep, in the order that they are to have.
     Validation images are the official ones; or a seeded stratified `val_share` of the training
     images; or fold number `fold` of `folds`. `limit` keeps a stratified part of the others. Test
     images are read by `setup("test")` only.
@@ -76,13 +84,16 @@ class ImageData(ClassificationData):
         download: bool = True,
         columns: Sequence[str] | None = None,
         num_images: int = 1024,
+        only_classes: Sequence[int | str] | None = None,
         augment: BatchAugment | None = None,
     ):
         facts = facts_of(name)
-        if facts.num_classes and num_classes not in (None, facts.num_classes):
-            raise ConfigError(
-                f"data.num_classes={num_classes}, but {facts.title} has {facts.num_classes}"
-            )
+        classes, number = facts.classes, facts.num_classes
+        if only_classes is not None:
+            classes, number = chosen_classes(name, only_classes)
+        if number and num_classes not in (None, number):
+            holder = facts.title if only_classes is None else "data.only_classes"
+            raise ConfigError(f"data.num_classes={num_classes}, but {holder} has {number}")
         if name == "fake" and not num_classes:
             raise ConfigError("data=fake has no classes of its own; set data.num_classes=10, say")
         if num_images < 1:
@@ -102,8 +113,8 @@ class ImageData(ClassificationData):
         self.native_size = native_size or facts.native_size
         super().__init__(
             name=name,
-            classes=facts.classes,
-            num_classes=num_classes or facts.num_classes,
+            classes=classes,
+            num_classes=num_classes or number,
             channels=channels or facts.channels,
             img_size=self.native_size if img_size is None else img_size,
             batch_size=batch_size,
@@ -118,6 +129,7 @@ class ImageData(ClassificationData):
             augment=augment,
         )
         self.facts = facts
+        self.only_classes = only_classes
         self.val_share, self.split_seed = val_share, split_seed
         self.fold, self.folds, self.limit = fold, folds, limit
         self.sampling, self.class_weights = sampling, class_weights
@@ -158,6 +170,8 @@ class ImageData(ClassificationData):
         return self._accepted(found)
 
     def _accepted(self, found: Split) -> Images:
+        if self.only_classes is not None:
+            found = keep_classes(found, self.only_classes)
         if self.num_classes not in (0, len(found.classes)):
             raise ConfigError(
                 f"data.num_classes={self.num_classes}, but {self.source.root} holds "
@@ -254,7 +268,7 @@ class ImageData(ClassificationData):
     def _note(self, split: str, bad: list[tuple[str, str]], of: int) -> None:
         self.bad_images.note(split, bad, of)
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
+    def loader(self, split: str, batch_size: int, shuffle: bool) -> StatefulLoader:
         images, place = self.images(split), self.place
         sampler = self._sampler(images, batch_size, shuffle, place.rank, place.world)
         in_workers = shuffle and bool(self.augment.per_image)
@@ -309,3 +323,20 @@ class ImageData(ClassificationData):
     def _decoder(self, images: Images, sampler: EpochSampler) -> Decoder:
         augment = self.augment if sampler.shuffle else None
         return Decoder(images, self.img_size, self.channels, self.crop_share, augment)
+
+
+def chosen_classes(name: str, chosen: Sequence[int | str]) -> tuple[tuple[str, ...], int]:
+    """Names, where they are known before the images are read, and number of the classes to keep.
+
+    Raises:
+        ConfigError: this set has no such classes, or makes up as many as it is asked for.
+    """
+    check_choice(chosen)
+    if name == "fake":
+        raise ConfigError(
+            "data=fake makes up as many classes as it is asked for: give "
+            f"data.num_classes={len(chosen)} instead of data.only_classes"
+        )
+    known = facts_of(name).classes
+    names = tuple(known[number] for number in class_numbers(chosen, known)) if known else ()
+    return names, len(chosen)

@@ -1,16 +1,97 @@
-"""Choosing among labelled images by class: a held-out part, a smaller set, the folds of a set.
+"""Choosing among labelled images by class: some classes, a held-out part, a smaller set, folds.
 
-All are functions of (labels, seed), the same on any machine.
+What is drawn is a function of (labels, seed), the same on any machine.
 """
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vitfw.data.counter_rng import sample_keys
+from vitfw.data.images import ArrayImages, Images, Split
 from vitfw.data.sampler import occurrences
-from vitfw.errors import ConfigError
+from vitfw.errors import ConfigError, nearest
 
 SPLIT, LIMIT, FOLD = range(3)  # each chooses by random numbers of its own
+MOST_LISTED = 20  # classes in a message
+
+
+def keep_classes(found: Split, chosen: Sequence[int | str]) -> Split:
+    """The images of the `chosen` classes, which are numbered anew in the order they are given in.
+
+    Raises:
+        ConfigError: as `class_numbers`.
+    """
+    numbers = class_numbers(chosen, found.classes)
+    new_number = torch.full((len(found.classes),), -1)
+    new_number[numbers] = torch.arange(len(numbers))
+    labels = new_number[found.images.labels]
+    index = (labels >= 0).nonzero()[:, 0]
+    images: Images = found.images.subset(index)
+    if isinstance(images, ArrayImages):
+        images = replace(images, labels=labels[index])
+    else:
+        images.labels = labels[index]
+    return Split(images, tuple(found.classes[number] for number in numbers))
+
+
+def class_numbers(chosen: Sequence[int | str], classes: Sequence[str]) -> list[int]:
+    """The numbers of the classes that `data.only_classes` gives, each by its name or number.
+
+    Raises:
+        ConfigError: as `check_choice`; there is no such class; one is given twice.
+    """
+    check_choice(chosen)
+    numbers = [_class_number(asked, classes) for asked in chosen]
+    for place, number in enumerate(numbers):
+        if number in numbers[:place]:
+            raise ConfigError(
+                f"data.only_classes gives class {number}, {classes[number]}, twice; once will do"
+            )
+    return numbers
+
+
+def check_choice(chosen: object) -> None:
+    """Raises ConfigError where this is no list of at least two names or numbers of classes."""
+    if isinstance(chosen, str) or not isinstance(chosen, Sequence):
+        raise ConfigError(
+            f"data.only_classes={chosen} is no list of classes: their numbers, [0,1,2], or names"
+        )
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"data.only_classes={list(chosen)} is less than two classes: nothing to tell apart"
+        )
+    for asked in chosen:
+        if isinstance(asked, bool) or not isinstance(asked, int | str):
+            raise ConfigError(
+                f"data.only_classes: {asked!r} is neither a class's number nor its name; names "
+                "such as '7' or 'yes' need quotes"
+            )
+
+
+def _class_number(asked: int | str, classes: Sequence[str]) -> int:
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(classes[:MOST_LISTED]))
+    listed += ", …" if len(classes) > MOST_LISTED else ""
+    if isinstance(asked, str):
+        if asked not in classes:
+            raise ConfigError(
+                f"data.only_classes: no class is called {asked!r}{nearest(asked, classes)} "
+                f"(the {len(classes)} classes: {listed})"
+            )
+        return list(classes).index(asked)
+    if str(asked) in classes and list(classes).index(str(asked)) != asked:
+        raise ConfigError(
+            f"data.only_classes: {asked} is the name of class {list(classes).index(str(asked))}; "
+            f"to mean it give '{asked}' in quotes, and the others by their names, too"
+        )
+    if not 0 <= asked < len(classes):
+        raise ConfigError(
+            f"data.only_classes: no class has the number {asked} "
+            f"(the {len(classes)} classes: {listed})"
+        )
+    return asked
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

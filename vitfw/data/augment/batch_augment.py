@@ -17,11 +17,13 @@ from vitfw.data.augment.batch_crop import moved, resized_crop
 from vitfw.data.augment.batch_erase import cutout, erase_rectangles
 from vitfw.data.augment.batch_ops import colour_jitter, grayscale
 from vitfw.data.augment.mixing import Mixing
+from vitfw.data.augment.progressive import Progressive
 from vitfw.data.counter_rng import uniform
 
 GRAYSCALE = 8  # the random number that decides on it; batch_crop and batch_erase list theirs
 JITTER = 16  # the first of the random numbers of the colours
 
+FULL_SIZE = Progressive()  # from the first step on
 ERASE_MODES = ("constant", "pixel", "colour")
 
 
@@ -41,8 +43,8 @@ class BatchAugment:
     `erase`: probability of an erased rectangle, `erase_scale`, `erase_ratio`: ranges of its area's
     share and of height / width. `erase_mode`: `constant` (the mean), `pixel` (noise) or `colour`.
 
-    By others: `mixing` of labels and images (the data module), `per_image`, torchvision
-    transforms (worker processes), `repeats` of each image in a batch (the sampler).
+    By others: `progressive` sizes and `mixing` of labels and images (the data module), `per_image`,
+    torchvision transforms (worker processes), `repeats` of each image in a batch (the sampler).
 
     Raises:
         ValueError: a value that cannot be; says which and what to type.
@@ -62,6 +64,7 @@ class BatchAugment:
     erase_scale: tuple[float, float] = (0.02, 1 / 3)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     erase_mode: str = "constant"
+    progressive: Progressive = FULL_SIZE
     mixing: Mixing | None = None
     per_image: Sequence[Callable[[Tensor], Tensor]] | None = None
     repeats: int = 1

@@ -122,9 +122,9 @@ class StreamData(ClassificationData):
 
     def preview_loader(self, split: str, count: int) -> StatefulLoader:
         batch = min(count, self.count(split))
-        return self._loader(split, batch, split == "train", alone=True)
+        return self.loader(split, batch, split == "train", alone=True)
 
-    def _loader(
+    def loader(
         self, split: str, batch_size: int, shuffle: bool, alone: bool = False
     ) -> StatefulLoader:
         if split not in self.manifest.splits:
