@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vitfw.assemble import prepare_process
-from vitfw.benchmarks import attention, data, patch_embed, step_overhead, token_merging
+from vitfw.benchmarks import attention, data, fit, patch_embed, step_overhead, token_merging
 from vitfw.benchmarks.record import default_path, store
 from vitfw.cli.app import output_path, run
 from vitfw.config import to_plain
@@ -23,7 +23,20 @@ SUITES: dict[str, ModuleType] = {
     "attention": attention,
     "patch_embed": patch_embed,
     "token_merging": token_merging,
+    "fit": fit,
 }
+WORD_LISTS = ("step.overrides", "fit.overrides")
+MAY_BE_0 = ("workers", "seeds")
+NO_COUNTS = (  # of suite=fit, which checks them: minutes, seconds, rates and the like
+    "cap_minutes",
+    "validate_every",
+    "peer_minutes",
+    "peer_epochs",
+    "probe_seconds",
+    "lr",
+    "weight_decay",
+    "warmup_share",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def quote_items(word: str) -> str:
     """`step.overrides=[model=vit_b16,data=fake]` with each item in quotes: they hold `=`."""
     key, _, value = word.partition("=")
-    if key != "step.overrides" or not re.fullmatch(r"\[[^'\"]*\]", value):
+    if key not in WORD_LISTS or not re.fullmatch(r"\[[^'\"]*\]", value):
         return word
     items = re.split(r",\s*(?=[\w.@/+~]+=)", value[1:-1])
     quoted = [f'"{item}"' for item in items if item]
@@ -53,8 +66,9 @@ def benchmark(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     device = torch.device(resolve_accelerator(str(cfg["accelerator"])))
     check_counts(suite, cfg[suite])
     module = SUITES[suite]
-    figures = module.measure(device, **cfg[suite])
     path = output or default_path(module.RESULT, device)
+    parts = {"output": path} if module is fit else {}  # hours: stored part by part
+    figures = module.measure(device, **cfg[suite], **parts)
     store(figures, device, path)
     console.print(module.table(figures))
     console.print(f"stored in {path}", markup=False, soft_wrap=True)
@@ -82,7 +96,9 @@ def check_counts(suite: str, options: dict[str, Any], inside: str = "") -> None:
         key = f"{inside or suite}.{name}"
         if isinstance(value, dict):
             check_counts(suite, value, key)
-        least = 0 if name == "workers" else 1
-        numbers = value if isinstance(value, list) and name == "workers" else [value]
+        if name in NO_COUNTS:
+            continue
+        least = 0 if name in MAY_BE_0 else 1
+        numbers = value if isinstance(value, list) and name in MAY_BE_0 else [value]
         if any(isinstance(n, int) and n < least for n in numbers):
             raise ConfigError(f"{key}={value} must be at least {least}")
