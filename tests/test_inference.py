@@ -1,5 +1,7 @@
 """A checkpoint used with nothing else at hand: what its config may ask, and what may be changed."""
 
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from vitfw.checkpoint import AtomicCheckpointIO, Passport
 from vitfw.errors import ConfigError
 from vitfw.inference import load_net
 from vitfw.models.vit import VisionTransformer
+from vitfw.training.adaptation import adapt
 
 TINY = {"img_size": 16, "patch_size": 4, "in_chans": 1, "num_classes": 3, "embed_dim": 16}
 TINY |= {"depth": 2, "num_heads": 2}
@@ -18,9 +21,19 @@ TIMM = {"_target_": "vitfw.interop.timm_model.create", "name": "resnet10t", "num
 TIMM |= {"in_chans": 1, "img_size": 16}
 
 
-def save(path: Path, net: torch.nn.Module, model: dict) -> Path:
-    passport = Passport({"model": model}, ["a", "b", "c"], 1, [16, 16], 1.0, [0.5], [0.5], {})
+def save(
+    path: Path,
+    net: torch.nn.Module,
+    model: dict,
+    averaged: torch.nn.Module | None = None,
+    **config,
+) -> Path:
+    config = {"model": model, **config}
+    passport = Passport(config, ["a", "b", "c"], 1, [16, 16], 1.0, [0.5], [0.5], {})
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    if averaged is not None:
+        state = averaged.state_dict().items()
+        weights |= {f"average.net.{name}": tensor for name, tensor in state}
     AtomicCheckpointIO().save_checkpoint({"state_dict": weights, "vitfw": vars(passport)}, path)
     return path
 
@@ -79,3 +92,72 @@ def test_a_config_inside_a_checkpoint_cannot_make_anything_be_read_or_fetched(tm
     path = save(tmp_path / "a.ckpt", VisionTransformer(**TINY), model)
     with pytest.raises(ConfigError, match=r"not allowed|no option of an architecture"):
         load_net(path)
+
+
+# ── low-rank adapters ─────────────────────────────────────────────────────────────────────────
+
+
+def with_adapters(net: torch.nn.Module, options: dict) -> torch.nn.Module:
+    """`net` with adapters that do something."""
+    adapt(net, lora=options)
+    for name, parameter in net.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+    return net.eval()
+
+
+@pytest.mark.parametrize("kind", ["ours", "timm"])
+def test_a_checkpoint_with_adapters_gives_the_plain_net_that_computes_the_same(tmp_path, kind):
+    options = {"rank": 2, "alpha": 6, "dropout": 0.1, "targets": ["blocks.*"]}
+    name = "vit_tiny_patch16_224"
+    timms = {"_target_": "vitfw.interop.timm_model.create", "name": name, **TINY}
+    make = {"ours": VisionTransformer, "timm": partial(timm.create_model, name)}[kind]
+    net = with_adapters(make(**TINY), options)
+    path = save(tmp_path / "a.ckpt", net, OURS if kind == "ours" else timms, lora=options)
+    loaded, _ = load_net(path)
+    assert set(loaded.state_dict()) == set(make(**TINY).state_dict())
+    images = torch.randn(4, 1, 16, 16)
+    torch.testing.assert_close(loaded(images), net(images), rtol=1e-4, atol=1e-5)
+
+
+def test_peft_is_not_needed_to_use_a_checkpoint_with_adapters(tmp_path, monkeypatch):
+    net = with_adapters(VisionTransformer(**TINY), {"rank": 2})
+    path = save(tmp_path / "a.ckpt", net, OURS, lora={"rank": 2, "alpha": 16})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert load_net(path)[0](torch.zeros(1, 1, 16, 16)).shape == (1, 3)
+
+
+def test_a_net_with_adapters_is_used_at_another_size(tmp_path):
+    net = with_adapters(VisionTransformer(**TINY), {"rank": 2})
+    path = save(tmp_path / "a.ckpt", net, OURS, lora={"rank": 2, "alpha": 16})
+    larger, _ = load_net(path, {"img_size": 24})
+    assert larger(torch.zeros(1, 1, 24, 24)).shape == (1, 3)
+    kept = load_net(path)[0].state_dict()["blocks.0.attn.qkv.weight"]
+    assert torch.equal(larger.state_dict()["blocks.0.attn.qkv.weight"], kept)
+
+
+@pytest.mark.parametrize("lora", [None, {}, {"rank": 2, "alpha": "much"}, [1]])
+def test_adapters_of_unknown_scale_are_refused(tmp_path, lora):
+    net = with_adapters(VisionTransformer(**TINY), {"rank": 2})
+    path = save(tmp_path / "a.ckpt", net, OURS, lora=lora)
+    with pytest.raises(ConfigError, match=r"a\.ckpt: it has low-rank adapters, and lora\.alpha="):
+        load_net(path)
+
+
+# ── which weights ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_averaged_weights_are_used_where_they_are_there_unless_the_raw_ones_are_asked_for(tmp_path):
+    raw, averaged = VisionTransformer(**TINY).eval(), VisionTransformer(**TINY).eval()
+    path = save(tmp_path / "a.ckpt", raw, OURS, averaged)
+    images = torch.randn(2, 1, 16, 16)
+    for weights, net in (("auto", averaged), ("average", averaged), ("raw", raw)):
+        assert torch.equal(load_net(path, weights=weights)[0](images), net(images))
+        resampled, _ = load_net(path, {"img_size": 24}, weights)
+        assert torch.equal(resampled.state_dict()["cls_token"], net.cls_token)
+    plain = save(tmp_path / "b.ckpt", raw, OURS)
+    assert torch.equal(load_net(plain)[0](images), raw(images))
+    with pytest.raises(ConfigError, match="has no averaged weights"):
+        load_net(plain, weights="average")
+    with pytest.raises(ConfigError, match="weights=best is not one of: auto"):
+        load_net(plain, weights="best")

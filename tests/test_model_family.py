@@ -37,7 +37,11 @@ MILLIONS = {  # Hassani et al.'s table for CIFAR-10
     "cct7_3x1": 3.760,
     "cct7_3x2": 3.853,
 }
-OUR_OWN = {"vit_ti4", "vit_s4", "vit_b4", "vit_nano", "vit_nano4", "vit_mini4_conv"}
+OUR_OWN = {"vit_ti4", "vit_s4", "vit_b4", "vit_nano", "vit_nano4"} | {
+    "vit_mini4",
+    "vit_mini4_conv",
+    "vit_mini4_hybrid",
+}
 SHRUNK = {"depth": 2, "embed_dim": 96, "num_heads": 3}
 
 

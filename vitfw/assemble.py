@@ -5,8 +5,10 @@ import os
 import warnings
 from typing import Any
 
+import lightning as L
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from vitfw.checkpoint import Passport
 from vitfw.config import build
@@ -15,8 +17,11 @@ from vitfw.data.classification_data import ClassificationData
 from vitfw.environment import versions
 from vitfw.errors import ConfigError
 from vitfw.memory import keep_freed_memory
+from vitfw.request_check import check_clipping, check_counts, world_size
+from vitfw.teacher import load_teacher
 from vitfw.token_limit import check_tokens
-from vitfw.training.classifier import Classifier
+from vitfw.training.learner import Learner
+from vitfw.training.lr_scaling import scaled_lr
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 Config = dict[str, Any]
@@ -57,18 +62,8 @@ def resolve_trainer(options: Config) -> Config:
         options["precision"] = best_precision(accelerator)
     if accelerator == "cpu" and options["devices"] == "auto" and options["strategy"] != "auto":
         options["devices"] = os.cpu_count() or 1
+    check_clipping(options)
     return options
-
-
-def check_counts(options: Config) -> None:
-    """Raises ConfigError for a count below 1, or a limit that is no number."""
-    for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
-        if isinstance(options[key], int) and options[key] < 1 and options[key] != -1:
-            raise ConfigError(f"trainer.{key}={options[key]} must be at least 1")
-    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        limit = options[key]
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
-            raise ConfigError(f"trainer.{key}={limit} is a number of batches, or a share: 100, 0.1")
 
 
 def build_data(cfg: Config) -> ClassificationData:
@@ -83,35 +78,64 @@ def build_data(cfg: Config) -> ClassificationData:
     return data
 
 
-def build_classifier(cfg: Config, data: ClassificationData, trainer_options: Config) -> Classifier:
-    """Net, loss, optimizer and schedule; the schedule's length follows from the data.
+def build_net(cfg: Config) -> nn.Module:
+    """The net that the config names, with fresh weights.
+
+    Raises:
+        ConfigError: options that do not fit each other, or more tokens than memory holds.
+    """
+    net = build(cfg["model"])
+    check_tokens(net)
+    return net
+
+
+def build_learner(
+    cfg: Config, net: nn.Module, data: ClassificationData, trainer_options: Config
+) -> Learner:
+    """The method that trains `net`, with loss, optimizer and a schedule as long as the run.
 
     Raises:
         ConfigError: options that do not fit each other or the data.
     """
-    steps_per_epoch = optimizer_steps_per_epoch(data, trainer_options)
-    epochs, steps = trainer_options["max_epochs"], trainer_options["max_steps"]
-    limits = [steps] if steps > 0 else []
-    if epochs is not None:
-        limits.append(steps_per_epoch * epochs)
-    net = build(cfg["model"])
-    check_tokens(net)
-    classifier = Classifier(
-        net=net,
-        num_classes=data.num_classes,
-        loss=build_loss(cfg["loss"], data),
-        optimizer=build(cfg["optimizer"]),
-        scheduler=build(cfg["scheduler"]),
-        total_steps=min(limits),
-        steps_per_epoch=steps_per_epoch,
-    )
+    steps_per_epoch, total_steps = count_steps(data, trainer_options)
+    options: Config = {
+        "net": net,
+        "num_classes": data.num_classes,
+        "loss": build_loss(cfg["loss"], data),
+        "optimizer": build_optimizer(cfg, trainer_options),
+        "scheduler": build(cfg["scheduler"]),
+        "total_steps": total_steps,
+        "steps_per_epoch": steps_per_epoch,
+        "average": build_optional(cfg["average"]),
+        "agc": agc_share(trainer_options),
+    }
+    if cfg["method"].get("teacher"):
+        options["teacher"] = load_teacher(
+            cfg["method"]["teacher"], data.classes, data.mean, data.std
+        )
+    return build(cfg["method"], **options)
+
+
+def try_optimizer(learner: Learner) -> Optimizer:
+    """The optimizer that training will make, so that errors come before the run begins.
+
+    Raises:
+        ConfigError: options of the optimizer or the schedule that cannot be.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a scheduler that is never stepped
-            classifier.configure_optimizers()  # a trial: errors belong before the run begins
+            made = learner.configure_optimizers()
+    except ConfigError:
+        raise
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"optimizer or scheduler: {error}") from error
-    return classifier
+    return made["optimizer"]
+
+
+def build_optional(node: Config) -> Any:
+    """What the node names, or None where its `_target_` is null."""
+    return build(node) if node.get("_target_") else None
 
 
 def build_loss(node: Config, data: ClassificationData) -> nn.Module:
@@ -120,13 +144,43 @@ def build_loss(node: Config, data: ClassificationData) -> nn.Module:
     return build(node) if weights is None else build(node, weight=weights)
 
 
+def build_optimizer(cfg: Config, trainer_options: Config) -> Any:
+    """The function net → optimizer, its learning rate scaled to the size of the batches."""
+    node = cfg["optimizer"]
+    batch_size = effective_batch_size(cfg["data"]["batch_size"], trainer_options)
+    lr = scaled_lr(node["lr"], cfg["lr_scaling"], batch_size, cfg["lr_batch_size"])
+    return build({**node, "lr": lr})
+
+
+def effective_batch_size(batch_size: int, trainer_options: Config) -> int:
+    """Images that an optimizer step sees, over all processes."""
+    return batch_size * world_size(trainer_options) * trainer_options["accumulate_grad_batches"]
+
+
+def agc_share(trainer_options: Config) -> float | None:
+    """The clipping share, where the gradients are clipped by `agc`."""
+    agc = trainer_options["gradient_clip_algorithm"] == "agc"
+    return trainer_options["gradient_clip_val"] if agc else None
+
+
+def build_trainer(options: Config, **more: Any) -> L.Trainer:
+    if options["gradient_clip_algorithm"] == "agc":  # the learner's own
+        options = {**options, "gradient_clip_algorithm": None, "gradient_clip_val": None}
+    return build(options, **more)
+
+
+def count_steps(data: ClassificationData, trainer_options: Config) -> tuple[int, int]:
+    """Optimizer steps of an epoch, and of the run."""
+    per_epoch = optimizer_steps_per_epoch(data, trainer_options)
+    epochs, steps = trainer_options["max_epochs"], trainer_options["max_steps"]
+    limits = [steps] if steps > 0 else []
+    if epochs is not None:
+        limits.append(per_epoch * epochs)
+    return per_epoch, min(limits)
+
+
 def optimizer_steps_per_epoch(data: ClassificationData, trainer_options: Config) -> int:
-    devices = trainer_options["devices"]
-    if devices in ("auto", -1, "-1"):
-        cuda = trainer_options["accelerator"] == "cuda"
-        devices = torch.cuda.device_count() if cuda else 1
-    count = len(devices) if isinstance(devices, list) else int(devices)
-    batches = data.steps_per_epoch(count * trainer_options["num_nodes"])
+    batches = data.steps_per_epoch(world_size(trainer_options))
     limit = trainer_options["limit_train_batches"]
     if isinstance(limit, float):
         batches = max(int(batches * limit), 1)

@@ -23,6 +23,8 @@ from vitfw.errors import ConfigError, nearest
 KEY = "vitfw"
 SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt", ".bin", ".npz")  # files that hold weights
 FORMAT = 1
+AVERAGE = "average.net."  # what the names of averaged weights begin with
+WEIGHTS = ("auto", "raw", "average")
 GRAPHS = (".onnx", ".pt2")
 
 
@@ -135,16 +137,22 @@ def load_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def passport_of(path: Path) -> tuple[Passport, dict[str, Tensor]]:
+def passport_of(path: Path, weights: str = "auto") -> tuple[Passport, dict[str, Tensor]]:
     """The passport of one of our checkpoints, and the state dict of its net.
 
+    `weights` says of which net: `raw`, what was trained; `average`, the average of that; `auto`,
+    the average where there is one.
+
     Raises:
-        ConfigError: it cannot be read, vitfw did not write it, or its fields make no sense.
+        ConfigError: it cannot be read, vitfw did not write it, its fields make no sense, or it
+            has no average.
     """
-    return read_passport(load_file(path), path)
+    return read_passport(load_file(path), path, weights)
 
 
-def read_passport(content: Mapping[str, Any], path: Path) -> tuple[Passport, dict[str, Tensor]]:
+def read_passport(
+    content: Mapping[str, Any], path: Path, weights: str = "auto"
+) -> tuple[Passport, dict[str, Tensor]]:
     """The same of what `path` holds."""
     if not is_ours(content):
         raise ConfigError(
@@ -164,12 +172,24 @@ def read_passport(content: Mapping[str, Any], path: Path) -> tuple[Passport, dic
     if nonsense := [name for name, makes_sense in SENSE.items() if not makes_sense(fields[name])]:
         said = ", ".join(f"{name}={fields[name]!r:.60}" for name in nonsense)
         raise ConfigError(f"{path} has a passport that makes no sense: {said}")
-    net = {
-        name.removeprefix("net."): value
+    return Passport(**fields), net_weights(state, path, weights)
+
+
+def net_weights(state: Mapping[Any, Any], path: Path, weights: str) -> dict[str, Tensor]:
+    """The tensors of the net, or of its average, under the net's own names."""
+    if weights not in WEIGHTS:
+        raise ConfigError(f"weights={weights} is not one of: {', '.join(WEIGHTS)}")
+    averaged = any(isinstance(name, str) and name.startswith(AVERAGE) for name in state)
+    if weights == "average" and not averaged:
+        raise ConfigError(
+            f"{path} has no averaged weights: it was trained with average=none; weights=raw"
+        )
+    prefix = "net." if weights == "raw" or not averaged else AVERAGE
+    return {
+        name.removeprefix(prefix): value
         for name, value in state.items()
-        if isinstance(name, str) and name.startswith("net.") and isinstance(value, Tensor)
+        if isinstance(name, str) and name.startswith(prefix) and isinstance(value, Tensor)
     }
-    return Passport(**fields), net
 
 
 def is_ours(content: Mapping[str, Any]) -> bool:

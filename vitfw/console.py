@@ -17,6 +17,7 @@ _NOISE = (
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*LightningDeprecationWarning.*",
+    ".*in eval mode at the start of training.*",  # averaged weights, teachers, frozen norms
 )
 
 

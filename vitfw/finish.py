@@ -1,6 +1,7 @@
 """How a run ends: the test, `metrics.json`, the report, and the closing table."""
 
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping
@@ -20,25 +21,27 @@ from vitfw.environment import device_name, git_commit, versions
 from vitfw.models.profile import count_flops, count_parameters
 from vitfw.report import Mistake, write_report
 from vitfw.run_directory import RunDirectory
-from vitfw.training.classifier import Classifier
+from vitfw.training.learner import Learner
+from vitfw.training.linear_probe import LinearProbe
+from vitfw.training.masked_autoencoder import MaskedAutoencoder
 
 Metrics = dict[str, Any]
 
 
 def measure_best(
-    trainer: L.Trainer, classifier: Classifier, data: ClassificationData, directory: RunDirectory
+    trainer: L.Trainer, learner: Learner, data: ClassificationData, directory: RunDirectory
 ) -> Metrics:
     """Metrics on the test set, the one time it is read: of best.ckpt, or what there is instead."""
     saved = directory.best_checkpoint, directory.last_checkpoint
     there = [str(path) for path in saved if path.is_file()]
     path = trainer.strategy.broadcast(there[0] if there else None)  # None: the weights in memory
-    found = trainer.test(classifier, datamodule=data, ckpt_path=path, verbose=False)
+    found = trainer.test(learner, datamodule=data, ckpt_path=path, verbose=False)
     return dict(found[0]) if found else {}  # limit_test_batches=0
 
 
 def gather_metrics(
     trainer: L.Trainer,
-    classifier: Classifier,
+    learner: Learner,
     data: ClassificationData,
     callbacks: Mapping[str, L.Callback],
     tested: Metrics,
@@ -60,8 +63,8 @@ def gather_metrics(
         "epochs": epochs,
         "steps": steps,
         "train/images_per_second": rounded(throughput.images_per_second) if timed else None,
-        "params": count_parameters(classifier.net),
-        "flops_per_image": count_flops(classifier.net, shape),
+        "params": count_parameters(learner.net),
+        "flops_per_image": count_flops(learner.net, shape),
         "device": device_name(trainer.strategy.root_device),
         "precision": trainer.precision,
         "seed": seed,
@@ -76,11 +79,13 @@ def rounded(rate: float) -> float | None:
 
 
 def best_val_accuracy(callbacks: Mapping[str, L.Callback]) -> float | None:
-    score = getattr(callbacks.get("best"), "best_model_score", None)
-    return None if score is None else float(score)
+    best = callbacks.get("best")
+    score = getattr(best, "best_model_score", None)
+    watched = getattr(best, "monitor", None) == "val/accuracy"
+    return float(score) if watched and score is not None else None
 
 
-def say_closing(metrics: Metrics, directory: RunDirectory) -> None:
+def say_closing(metrics: Metrics, directory: RunDirectory, learner: Learner) -> None:
     """The table at the end: what came out, where it is, how to look at it."""
     shown = (
         ("test accuracy", metrics["test/accuracy"], "{:.4f}"),
@@ -100,16 +105,30 @@ def say_closing(metrics: Metrics, directory: RunDirectory) -> None:
             table.add_row(name, pattern.format(value))
     console.print(table)
     path = shlex.quote(str(directory.path))
-    best = directory.best_checkpoint
-    checkpoint = shlex.quote(str(best if best.is_file() else directory.last_checkpoint))
     for line in (
         f"the run       {path}",
         f"its report    {path}/report.html",
         f"its curves    tensorboard --logdir {path}",
-        f"once more     vitfw evaluate checkpoint={checkpoint}",
-        f"your images   vitfw predict checkpoint={checkpoint} input=FILE_OR_FOLDER",
+        *next_commands(directory, learner),
     ):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def next_commands(directory: RunDirectory, learner: Learner) -> tuple[str, str]:
+    """What can be done with the checkpoint; one of a masked autoencoder tells no classes yet."""
+    best, last = directory.best_checkpoint, directory.last_checkpoint
+    if isinstance(learner, MaskedAutoencoder):
+        checkpoint = shlex.quote(str(last))  # its lowest loss need not be its best encoder
+        return (
+            f"its features  vitfw evaluate checkpoint={checkpoint} knn=20",
+            f"fine-tune it  vitfw train recipe=finetune model=THE_SAME data=YOURS "
+            f"init_from={checkpoint}",
+        )
+    checkpoint = shlex.quote(str(best if best.is_file() else last))
+    return (
+        f"once more     vitfw evaluate checkpoint={checkpoint}",
+        f"your images   vitfw predict checkpoint={checkpoint} input=FILE_OR_FOLDER",
+    )
 
 
 def command_line() -> str:
@@ -154,7 +173,7 @@ def report_run(
 
 def close_run(
     trainer: L.Trainer,
-    classifier: Classifier,
+    learner: Learner,
     data: ClassificationData,
     callbacks: Mapping[str, L.Callback],
     cfg: dict[str, Any],
@@ -164,9 +183,9 @@ def close_run(
     """Test, write what is to be written, say where it is. Returns what `metrics.json` holds."""
     best = best_val_accuracy(callbacks)  # the test restores callbacks from the checkpoint
     epochs, steps = trainer.current_epoch, trainer.global_step
-    tested = measure_best(trainer, classifier, data, directory) if cfg["test_after_fit"] else {}
+    tested = measure_best(trainer, learner, data, directory) if cfg["test_after_fit"] else {}
     metrics = gather_metrics(
-        trainer, classifier, data, callbacks, tested, best, epochs, steps, cfg["seed"]
+        trainer, learner, data, callbacks, tested, best, epochs, steps, cfg["seed"]
     )
     if trainer.is_global_zero:
         for logger in trainer.loggers:
@@ -174,8 +193,10 @@ def close_run(
                 logger.log_metrics({"val/accuracy_best": best}, step=steps)
             logger.finalize("success")
         report_run(directory, metrics, overrides, data, callbacks.get("prediction_record"))
+        if isinstance(learner, LinearProbe):  # a run that is finished does not go on
+            shutil.rmtree(directory.path / "features", ignore_errors=True)
         directory.write_metrics(metrics)
-        say_closing(metrics, directory)
+        say_closing(metrics, directory, learner)
     return metrics
 
 

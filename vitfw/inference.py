@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitfw.checkpoint import Passport, load_file, load_weights, read_passport
+from vitfw.checkpoint import Passport, is_ours, load_file, load_weights, read_passport
 from vitfw.config import build
 from vitfw.console import log
 from vitfw.data.reading.image_file import read_fitted
@@ -21,32 +21,37 @@ from vitfw.data.reading.image_folder import SUFFIXES
 from vitfw.data.transforms import normalise
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import fit
-from vitfw.interop.source import is_our_model, of_checkpoint
+from vitfw.interop.source import is_our_model, of_checkpoint, read_net
 from vitfw.models.patch_embed import as_pair
 from vitfw.token_limit import check_tokens
+from vitfw.training.masked_autoencoder import MaskedAutoencoder
 from vitfw.training.precision import best_precision, resolve_accelerator
 
+MASKED_AUTOENCODER = f"{MaskedAutoencoder.__module__}.{MaskedAutoencoder.__qualname__}"
 AUTOCAST = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
     "32-true": None,
     "32": None,
 }
+TRUE_HALF = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}  # matrices multiply alike
 
 
 def load_net(
-    checkpoint: Path, changes: Mapping[str, Any] | None = None
+    checkpoint: Path, changes: Mapping[str, Any] | None = None, weights: str = "auto"
 ) -> tuple[nn.Module, Passport]:
     """The net of a checkpoint, in evaluation mode, and its passport.
 
     `changes` are options of the model to have other values than in training, those that are not
-    None: `tome_r`, or `img_size` and `patch_size`, to which the weights are resampled.
+    None: `tome_r`, or `img_size` and `patch_size`, to which the weights are resampled. `weights`
+    are the `average` ones, the `raw` ones, or those that were evaluated (`auto`). Low-rank
+    adapters are folded into the weights.
 
     Raises:
         ConfigError: the checkpoint cannot be read, is not vitfw's, or does not fit its config.
     """
     content = load_file(checkpoint)
-    passport, weights = read_passport(content, checkpoint)
+    passport, state, _ = read_net(content, checkpoint, weights)
     options = dict(passport.config["model"])
     if "pretrained" in options:
         options["pretrained"] = False  # the weights are in the checkpoint
@@ -57,13 +62,58 @@ def load_net(
     net: nn.Module = build({**options, **changed})
     check_tokens(net)
     if {"img_size", "patch_size"} & set(changed):
-        for line in fit(net, of_checkpoint(content, checkpoint)).lines():
+        for line in fit(net, of_checkpoint(content, checkpoint, weights)).lines():
             log.info(line)
         img_size = list(as_pair(changed.get("img_size", passport.img_size)))
         passport = dataclasses.replace(passport, img_size=img_size)
     else:
-        load_weights(net, weights, str(checkpoint))
+        load_weights(net, state, str(checkpoint))
     return net.eval(), passport
+
+
+def load_classifier(
+    checkpoint: Path, changes: Mapping[str, Any] | None = None, weights: str = "auto"
+) -> tuple[nn.Module, Passport]:
+    """`load_net`, for those who look at the logits.
+
+    Raises:
+        ConfigError: as there; or the head was never trained.
+    """
+    net, passport = load_net(checkpoint, changes, weights)
+    refuse_untrained_head(passport, checkpoint)
+    return net, passport
+
+
+def pretrained_by_masking(passport: Passport) -> bool:
+    """Whether pooling and head of the net are as they were drawn; the encoder alone is trained."""
+    return passport.config.get("method", {}).get("_target_") == MASKED_AUTOENCODER
+
+
+def refuse_untrained_head(passport: Passport, checkpoint: Path) -> None:
+    """Raises ConfigError for a net that knows no classes."""
+    if pretrained_by_masking(passport):
+        raise ConfigError(
+            f"{checkpoint} is of a masked autoencoder, which learns no classes. Train a classifier "
+            f"from it: vitfw train recipe=finetune init_from={checkpoint}; or measure its features "
+            f"by their nearest neighbours: vitfw evaluate checkpoint={checkpoint} knn=20"
+        )
+
+
+def check_probed_pooling(init_from: str, model: Mapping[str, Any]) -> None:
+    """Whether the pooling of `model` is trained, where only a head is put on `init_from`.
+
+    Raises:
+        ConfigError: a masked autoencoder's checkpoint, and a pooling that has weights.
+    """
+    path, pooling = Path(init_from).expanduser(), model.get("global_pool")
+    if pooling not in ("map", "seq") or path.suffix != ".ckpt" or not path.is_file():
+        return
+    content = load_file(path)
+    if is_ours(content) and pretrained_by_masking(read_passport(content, path)[0]):
+        raise ConfigError(
+            f"{path} is of a masked autoencoder, which does not train model.global_pool={pooling}; "
+            "for a probe of the mean of its patches: model.global_pool=avg model.fc_norm=false"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,13 +134,15 @@ class Predictor:
         accelerator: str = "auto",
         precision: str = "auto",
         changes: Mapping[str, Any] | None = None,
+        weights: str = "auto",
     ):
-        net, self.passport = load_net(checkpoint, changes)
+        net, self.passport = load_classifier(checkpoint, changes, weights)
         kind = resolve_accelerator(accelerator)
         self.device = torch.device(kind)
         self.net = net.to(self.device)
         if precision == "auto":
-            precision = self.passport.config["trainer"]["precision"]
+            trained_in = self.passport.config["trainer"]["precision"]
+            precision = TRUE_HALF.get(trained_in, trained_in)
         self.precision = best_precision(kind) if precision == "auto" else str(precision)
         if self.precision not in AUTOCAST:
             raise ConfigError(

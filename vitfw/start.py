@@ -15,10 +15,14 @@ from vitfw.interop.report import LoadReport
 from vitfw.run_directory import RunDirectory
 
 # A change of these makes it another optimisation: going on would be neither the old run nor a new.
-DECISIVE = ("model", "data", "augment", "optimizer", "scheduler", "loss", "seed")
+DECISIVE = (
+    *("model", "data", "augment", "optimizer", "scheduler", "loss", "method", "average", "seed"),
+    *("freeze", "train_only", "lora", "lr_scaling", "lr_batch_size"),
+)
 DECISIVE_TRAINER = (
     "accumulate_grad_batches",
     "devices",
+    "gradient_clip_algorithm",
     "gradient_clip_val",
     "limit_train_batches",
     "max_epochs",
@@ -50,8 +54,14 @@ class Start:
             return f"going on from {self.checkpoint}"
         return f"starting from the weights of {self.weights}" if self.weights else "starting"
 
-    def check(self, cfg: dict[str, Any], net: nn.Module) -> None:
+    def config(self) -> dict[str, Any] | None:
+        """The config that the checkpoint was trained with."""
+        return passport_of(self.checkpoint, "raw")[0].config if self.checkpoint else None
+
+    def check(self, cfg: dict[str, Any], net: nn.Module, may_differ: tuple[str, ...] = ()) -> None:
         """Before anything is written: does the checkpoint fit the config and the net?
+
+        Keys that begin with one of `may_differ` need not agree.
 
         Raises:
             ConfigError: it cannot be read, its config differs in what decides the optimisation,
@@ -59,8 +69,10 @@ class Start:
         """
         if self.checkpoint is None:
             return
-        passport, weights = passport_of(self.checkpoint)
-        changed = differences(passport.config, cfg)
+        passport, weights = passport_of(self.checkpoint, "raw")
+        changed = [
+            text for text in differences(passport.config, cfg) if not text.startswith(may_differ)
+        ]
         if changed:
             raise ConfigError(
                 f"{self.checkpoint} was trained with another config: {'; '.join(changed)}. "

@@ -25,6 +25,7 @@ from vitfw.interop import npz
 from vitfw.interop.fit import initialise_from
 from vitfw.interop.source import OURS, read_source
 from vitfw.models.vit import VisionTransformer
+from vitfw.training.adaptation import adapt
 from vitfw.training.classifier import Classifier
 
 TINY: dict[str, Any] = {
@@ -156,11 +157,11 @@ def passport(config: dict) -> Passport:
     )
 
 
-def save_checkpoint(net: nn.Module, model_config: dict, path) -> str:
+def save_checkpoint(net: nn.Module, config: dict, path) -> str:
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[PassportCallback(passport({"model": model_config}))],
+        callbacks=[PassportCallback(passport(config))],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=path.parent,
         enable_model_summary=False,
@@ -173,7 +174,7 @@ def save_checkpoint(net: nn.Module, model_config: dict, path) -> str:
 def test_a_checkpoint_of_ours_brings_options_and_normalisation(tmp_path):
     net = random_weights(VisionTransformer(**TINY, act_layer="relu"))
     config = {"_target_": OURS, **TINY, "act_layer": "relu"}
-    path = save_checkpoint(net, config, tmp_path / "last.ckpt")
+    path = save_checkpoint(net, {"model": config}, tmp_path / "last.ckpt")
     assert assert_starts_as(net, path, act_layer="relu").notes == []
     assert read_source(path).mean == (0.1, 0.2, 0.3)
     with pytest.raises(ConfigError, match=r"act_layer relu there and gelu here.*=relu$"):
@@ -183,12 +184,29 @@ def test_a_checkpoint_of_ours_brings_options_and_normalisation(tmp_path):
 def test_a_checkpoint_of_ours_with_a_net_of_timms_starts_either(tmp_path):
     model = timm_vit()
     config = {"_target_": "vitfw.interop.timm_model.create", "name": "vit_tiny_patch16_224"}
-    path = save_checkpoint(model, config, tmp_path / "last.ckpt")
+    path = save_checkpoint(model, {"model": config}, tmp_path / "last.ckpt")
     assert_starts_as(model, path)
     again = timm_vit()
     assert initialise_from(again, path).remade == {}
     images = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(logits_of(again, images), logits_of(model, images))
+
+
+@pytest.mark.parametrize("make", [VisionTransformer, timm_vit])
+def test_a_checkpoint_with_adapters_starts_a_net_without(make, tmp_path):
+    model = make(**TINY)
+    ours = {"_target_": OURS, **TINY}
+    theirs = {"_target_": "vitfw.interop.timm_model.create", "name": "vit_tiny_patch16_224"}
+    options = {"rank": 2, "alpha": 6}
+    adapt(model, lora=options)
+    config = {"model": ours if make is VisionTransformer else theirs, "lora": options}
+    path = save_checkpoint(random_weights(model), config, tmp_path / "last.ckpt")
+    net = VisionTransformer(**TINY)
+    notes = initialise_from(net, path).notes
+    assert notes[0] == "low-rank adapters folded into the weights"
+    images = torch.randn(2, 3, 32, 32)
+    expected = logits_of(model, images)
+    torch.testing.assert_close(logits_of(net, images), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_safetensors_that_we_exported_tell_their_options(tmp_path):
@@ -478,7 +496,9 @@ def test_a_tensor_without_dense_real_numbers_is_refused_by_name(odd, said, kind,
         model.register_buffer("odd", odd)
         source = model
     elif kind == "checkpoint":
-        source = save_checkpoint(VisionTransformer(**TINY), {"_target_": OURS, **TINY}, source)
+        source = save_checkpoint(
+            VisionTransformer(**TINY), {"model": {"_target_": OURS, **TINY}}, source
+        )
         content = torch.load(source)
         content["state_dict"]["net.odd"] = odd
         torch.save(content, source)
@@ -518,7 +538,7 @@ def test_a_config_of_ours_that_makes_no_sense_is_refused(options, kind, tmp_path
     net, config = VisionTransformer(**TINY), {"_target_": OURS, **TINY, **options}
     path = tmp_path / f"x.{kind}"
     if kind == "checkpoint":
-        save_checkpoint(net, config, path)
+        save_checkpoint(net, {"model": config}, path)
     else:
         safetensors.torch.save_file(net.state_dict(), path, {"model": json.dumps(config)})
     with pytest.raises(ConfigError, match=f"{path} has a config of no VisionTransformer") as caught:

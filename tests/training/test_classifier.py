@@ -1,12 +1,14 @@
 """The LightningModule against a bare loop, scikit-learn and plain cross-entropy."""
 
 import copy
+from functools import partial
 
 import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
+from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,6 +16,7 @@ from vitfw.models.vit import VisionTransformer
 from vitfw.training.classifier import Classifier
 from vitfw.training.optimizers import adamw
 from vitfw.training.schedules import cosine
+from vitfw.training.weight_average import ema
 
 IMAGES, LABELS, BATCH = 40, torch.arange(40) % 3, 8
 
@@ -108,7 +111,8 @@ def test_training_equals_a_bare_loop_bit_for_bit(tmp_path, accumulate):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for _ in range(2):
         for number, (images, labels) in enumerate(DataLoader(data, batch_size=BATCH), 1):
-            (F.cross_entropy(twin(images), labels) / accumulate).backward()
+            gathered = 1 if number == 5 else accumulate  # the fifth makes a step of its own
+            (F.cross_entropy(twin(images), labels) / gathered).backward()
             if number % accumulate == 0 or number == 5:
                 nn.utils.clip_grad_norm_(parameters, 0.5)
                 optimizer.step()
@@ -119,6 +123,65 @@ def test_training_equals_a_bare_loop_bit_for_bit(tmp_path, accumulate):
     for name, weight in twin.state_dict().items():
         assert torch.equal(net.state_dict()[name], weight), name
         assert not torch.equal(untrained[name], weight), name
+
+
+@pytest.mark.parametrize("images", [512, 448])  # 448: the last step has three batches
+def test_four_accumulated_batches_of_64_equal_one_of_256(tmp_path, images):
+    weights = []
+    for batch, accumulate in ((256, 1), (64, 4)):
+        net = make_net().double()
+        data = make_data(count=images)
+        data.tensors = (data.tensors[0].double(), data.tensors[1])
+        classifier = Classifier(net, 3, optimizer=make_optimizer)
+        trainer = make_trainer(
+            tmp_path, precision="64-true", max_epochs=1, accumulate_grad_batches=accumulate
+        )
+        trainer.fit(classifier, DataLoader(data, batch_size=batch))
+        assert trainer.global_step == 2
+        weights.append(net.state_dict())
+    torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-12)
+
+
+def test_agc_clips_as_timm_does_and_leaves_the_head(tmp_path):
+    net, data = make_net(), make_data(count=BATCH)
+    twin = copy.deepcopy(net)
+    step = partial(torch.optim.SGD, lr=1.0)
+    classifier = Classifier(net, 3, optimizer=lambda net: step(net.parameters()), agc=0.01)
+    make_trainer(tmp_path, max_epochs=1).fit(classifier, DataLoader(data, batch_size=BATCH))
+    F.cross_entropy(twin(data.tensors[0]), data.tensors[1]).backward()
+    unclipped = twin.blocks[0].mlp.fc1.weight.grad.clone()
+    adaptive_clip_grad([p for n, p in twin.named_parameters() if "head" not in n], 0.01)
+    assert not torch.equal(unclipped, twin.blocks[0].mlp.fc1.weight.grad)
+    step(twin.parameters()).step()
+    torch.testing.assert_close(net.state_dict(), twin.state_dict())
+
+
+def test_the_average_follows_every_step_and_is_what_is_evaluated(tmp_path):
+    recorder, net, data = Recorder(), make_net(), make_data()
+    classifier = Classifier(net, 3, optimizer=make_optimizer, average=partial(ema, decay=0.5))
+    trainer = make_trainer(tmp_path, max_epochs=1, logger=recorder)
+    loader = DataLoader(data, batch_size=BATCH)
+    trainer.fit(classifier, loader, loader)
+    average = classifier.average.net
+    for prefix, evaluated in (("val", average), ("val_raw", net)):
+        with torch.no_grad():
+            logits = evaluated.eval()(data.tensors[0])
+        expected = F.cross_entropy(logits, LABELS).item()
+        assert recorder.values(f"{prefix}/loss") == pytest.approx([expected], rel=1e-5)
+        assert recorder.values(f"{prefix}/accuracy") == pytest.approx(
+            [accuracy_score(LABELS, logits.argmax(1))]
+        )
+    assert not torch.equal(average.head.weight, net.head.weight)
+    twin, steps = make_net(), []
+    trainer = make_trainer(tmp_path, max_epochs=1)
+    record = Classifier(twin, 3, optimizer=make_optimizer)
+    record.on_before_zero_grad = lambda optimizer: steps.append(twin.head.bias.detach().clone())
+    trainer.fit(record, loader)
+    states = [*steps[1:], twin.head.bias.detach()]
+    expected = states[0]
+    for number, state in enumerate(states[1:], start=2):
+        expected = torch.lerp(expected, state, 1 - min(0.5, (1 + number) / (10 + number)))
+    torch.testing.assert_close(average.head.bias, expected)
 
 
 def test_the_loss_trains_and_label_smoothing_reaches_it(tmp_path):

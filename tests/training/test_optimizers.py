@@ -1,15 +1,30 @@
 """One step of every optimizer, against torch's or timm's own and against closed forms."""
 
 import copy
+import io
 import math
+import sys
+from functools import partial
 
 import pytest
 import timm.optim
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import nn
 
+from vitfw.errors import ConfigError
 from vitfw.models.vit import VisionTransformer
-from vitfw.training.optimizers import adamw, muon, sgd, timm_optimizer
+from vitfw.training.optimizers import (
+    adafactor,
+    adamw,
+    lamb,
+    lion,
+    muon,
+    sam,
+    schedule_free,
+    sgd,
+    timm_optimizer,
+)
 
 STEPS = 3
 
@@ -148,9 +163,160 @@ def test_options_reach_timms_optimizer():
     assert tuple(optimizer.defaults["betas"]) == (0.7, 0.8)
 
 
-def test_an_optimizer_timm_does_not_know_is_refused_by_name():
-    with pytest.raises(ValueError, match="lambb"):
-        timm_optimizer(make_net(), "lambb", lr=1e-3)
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("lambb", "lambb is none of timm's; did you mean lamb"),
+        ("NAdamWW", "did you mean nadamw"),
+        ("adahessian", "second derivatives"),
+    ],
+)
+def test_an_optimizer_that_timm_cannot_make_is_refused_by_name(name, message):
+    with pytest.raises(ConfigError, match=message):
+        timm_optimizer(make_net(), name, lr=1e-3)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamuon"])
+def test_timms_muons_leave_embedding_and_head_to_adamw(name):
+    groups = timm_optimizer(make_net(), name, lr=1e-3).param_groups
+    assert [group.get("use_fallback", False) for group in groups] == [False, True, True]
+
+
+LAMB = {"betas": (0.8, 0.9), "eps": 1e-5, "max_grad_norm": 0.5}
+LION = {"betas": (0.7, 0.8)}
+FACTORS = {"momentum": 0.8, "beta2_cap": 0.9}
+
+
+@pytest.mark.parametrize(
+    "make, options, twin",
+    [
+        (lamb, LAMB, lambda groups: timm.optim.Lamb(groups, lr=1e-2, **LAMB)),
+        (lamb, {}, lambda groups: timm.optim.Lamb(groups, lr=1e-2)),
+        (lion, LION, lambda groups: timm.optim.Lion(groups, lr=1e-2, **LION)),
+        (
+            adafactor,
+            FACTORS,
+            lambda groups: timm.optim.AdafactorBigVision(
+                groups, lr=1e-2, momentum_dtype="float32", **FACTORS
+            ),
+        ),
+        (
+            adafactor,
+            {"momentum": None},
+            lambda groups: timm.optim.AdafactorBigVision(groups, lr=1e-2, momentum=None),
+        ),
+    ],
+    ids=["lamb", "lamb by default", "lion", "adafactor", "adafactor without momentum"],
+)
+def test_timms_optimizers_equal_timms_with_the_groups_written_out(make, options, twin):
+    ours = make_net()
+    theirs = copy.deepcopy(ours)
+    train(ours, make(ours, lr=1e-2, weight_decay=0.1, **options))
+    train(theirs, twin(split_by_hand(theirs)))
+    assert_equal_weights(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_first_lion_step_is_the_sign_of_the_gradient():
+    layer = nn.Linear(3, 2)
+    before = copy.deepcopy(layer)
+    optimizer = lion(layer, lr=0.1, weight_decay=0.5)
+    (layer(torch.randn(4, 3)) * torch.randn(4, 2)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight, before.weight * 0.95 - 0.1 * layer.weight.grad.sign())
+    torch.testing.assert_close(layer.bias, before.bias - 0.1 * layer.bias.grad.sign())
+
+
+def test_adafactor_keeps_no_second_moments_of_the_size_of_a_matrix():
+    net = nn.Linear(64, 48)
+    optimizer = adafactor(net, momentum=None)
+    net(torch.randn(2, 64)).sum().backward()
+    optimizer.step()
+    assert sum(value.numel() for value in optimizer.state[net.weight].values()) == 64 + 48 + 1
+
+
+def test_schedule_free_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "schedulefree", None)
+    with pytest.raises(ConfigError, match="pip install schedulefree"):
+        schedule_free(make_net())
+
+
+def test_schedule_free_refuses_betas_that_cannot_be_undone():
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        schedule_free(make_net(), betas=[0.0, 0.99])
+
+
+@pytest.mark.parametrize("make", [adamw, muon, lamb, lion, schedule_free], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("betas", [[0.9], [0.9, 0.99, 0.999], 0.9, ["a", "b"], "ab", []], ids=str)
+def test_betas_that_are_no_pair_are_refused(make, betas):
+    with pytest.raises(ConfigError, match=r"optimizer\.betas=.* must be 2 numbers"):
+        make(make_net(), betas=betas)
+
+
+def test_timms_optimizers_take_as_many_betas_as_timm_says():
+    assert timm_optimizer(make_net(), "adan", lr=1e-3, betas=[0.9, 0.92, 0.99])
+    with pytest.raises(ConfigError, match=r"betas=\[0\.9, 0\.99\] must be 3 numbers"):
+        timm_optimizer(make_net(), "adan", lr=1e-3, betas=[0.9, 0.99])
+    with pytest.raises(ConfigError, match=r"betas=\[0\.9\] must be 2 numbers"):
+        timm_optimizer(make_net(), "lookahead_adamw", lr=1e-3, betas=[0.9])
+
+
+ALL = {
+    "adamw": adamw,
+    "sgd": sgd,
+    "muon": muon,
+    "lamb": lamb,
+    "lion": lion,
+    "adafactor": adafactor,
+    "schedule_free": schedule_free,
+    "timm": partial(timm_optimizer, name="adopt"),
+    "sam": sam,
+    "sam of muon": partial(sam, base=muon),
+}
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_every_optimizer_takes_layer_decay_and_overrides(make):
+    net = make_net()
+    overrides = {"head.*": {"lr_scale": 3.0, "weight_decay": 0.25}}
+    optimizer = make(net, lr=0.1, weight_decay=0.05, layer_decay=0.5, overrides=overrides)
+    found = {p: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(found) == len(list(net.parameters()))
+    assert found[net.head.bias] == pytest.approx((0.3, 0.25))
+    assert found[net.blocks[1].mlp.fc1.weight] == pytest.approx((0.05, 0.05))
+    assert found[net.cls_token] == pytest.approx((0.0125, 0.0))
+    assert all(isinstance(group["name"], str) for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_every_optimizers_state_goes_through_a_file_and_on(make):
+    """Loaded as checkpoints are: plain data only. The next steps are the same."""
+    ours = make_net()
+    first = make(ours, lr=1e-2, weight_decay=0.1)
+    step_with_closure(ours, first, seed=1)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    theirs = copy.deepcopy(ours)
+    second = make(theirs, lr=1e-2, weight_decay=0.1)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for seed in (2, 3):
+        step_with_closure(ours, first, seed)
+        step_with_closure(theirs, second, seed)
+    assert_equal_weights(ours, theirs)
+
+
+def step_with_closure(net: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    if isinstance(optimizer, AdamWScheduleFree):
+        optimizer.train()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = net(images).square().sum()
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
 
 
 @pytest.mark.parametrize("make", [adamw, muon])

@@ -17,9 +17,16 @@ import lightning as L
 import torch
 from rich.table import Table
 
-from vitfw.assemble import build_classifier, build_data, build_each, resolve_trainer
+from vitfw.assemble import (
+    build_data,
+    build_each,
+    build_learner,
+    build_net,
+    build_trainer,
+    resolve_trainer,
+)
 from vitfw.benchmarks.turns import median_ratio, now
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 from vitfw.console import log
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.images import ArrayImages
@@ -81,7 +88,7 @@ def fresh(cfg: dict[str, Any], steps: int) -> tuple[ClassificationData, Any, dic
     data = build_data(cfg)
     trainer_options = resolve_trainer(cfg["trainer"])
     trainer_options |= {"max_epochs": None, "max_steps": steps, "limit_val_batches": 0}
-    return data, build_classifier(cfg, data, trainer_options), trainer_options
+    return data, build_learner(cfg, build_net(cfg), data, trainer_options), trainer_options
 
 
 def bare_loop(cfg: dict[str, Any], device: torch.device, steps: int) -> Iterator[None]:
@@ -155,7 +162,7 @@ def train_in_turns(
         for name, node in cfg["callbacks"].items()
         if name not in ("best", "last")  # they write at the end of an epoch, not in a step
     }
-    trainer: L.Trainer = build(
+    trainer = build_trainer(
         trainer_options,
         default_root_dir=cfg["run_dir"],
         callbacks=[*build_each(kept).values(), watch],

@@ -41,6 +41,8 @@ class PredictionRecord(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if outputs is None:  # a method without classes
+            return
         images, labels = batch
         confidences, guesses = outputs.softmax(dim=1).max(dim=1)  # [B], [B]
         classes = outputs.shape[1]

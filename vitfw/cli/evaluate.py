@@ -10,8 +10,9 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
+from torch import nn
 
-from vitfw.assemble import prepare_process, resolve_trainer
+from vitfw.assemble import build_trainer, prepare_process, resolve_trainer
 from vitfw.atomic import write_text
 from vitfw.callbacks.progress import RunProgress
 from vitfw.callbacks.skipped_images import SkippedImages
@@ -21,8 +22,12 @@ from vitfw.config import build, to_plain
 from vitfw.console import console
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
-from vitfw.inference import load_net
+from vitfw.features import compute_features
+from vitfw.inference import load_net, pretrained_by_masking, refuse_untrained_head
+from vitfw.models.mae import PatchMean
+from vitfw.models.vit import VisionTransformer
 from vitfw.training.classifier import Classifier
+from vitfw.training.nearest_neighbours import check_neighbours, knn_accuracy
 
 SPLITS = ("val", "test")
 
@@ -38,7 +43,12 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         raise ConfigError("checkpoint is needed: give checkpoint=runs/…/checkpoints/best.ckpt")
     checkpoint = Path(str(config.checkpoint)).expanduser()
     output = output_path(config.output)
-    net, passport = load_net(checkpoint, to_plain(config.model))
+    net, passport = load_net(checkpoint, to_plain(config.model), str(config.weights))
+    if config.knn is None:
+        refuse_untrained_head(passport, checkpoint)
+    elif pretrained_by_masking(passport):
+        assert isinstance(net, VisionTransformer)
+        net = PatchMean(net)
     config.model.img_size = passport.img_size
     cfg = to_plain(config)
     if cfg["split"] not in SPLITS:
@@ -47,34 +57,76 @@ def evaluate(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     if not any(text.startswith("data.crop_share=") for text in overrides):
         asked["crop_share"] = passport.crop_share
     data = same_data(asked, passport, "validate" if cfg["split"] == "val" else "test")
-    # The run's own limits are not asked for again: a split is measured whole.
-    asked = {name: cfg["trainer"][name] for name in ("limit_test_batches", "limit_val_batches")}
-    trainer_options = {
-        **passport.config["trainer"],
-        **without_nulls(cfg["trainer"]),
-        **asked,
-    }
     with tempfile.TemporaryDirectory() as nowhere:
-        trainer: L.Trainer = build(
-            resolve_trainer({**trainer_options, "devices": 1, "strategy": "auto", "num_nodes": 1}),
-            default_root_dir=nowhere,
-            callbacks=[RunProgress(), SkippedImages(data.bad_images)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
-        classifier = Classifier(net, num_classes=len(passport.classes))
-        measure = trainer.validate if cfg["split"] == "val" else trainer.test
-        found = measure(classifier, datamodule=data, verbose=False)
-    if not found:
-        raise ConfigError(f"split={cfg['split']} holds no images")
-    metrics = dict(found[0])
+        trainer = trainer_of(cfg["trainer"], passport, data, nowhere)
+        if cfg["knn"] is None:
+            metrics = classification(net, data, trainer, cfg["split"])
+        else:
+            ks = cfg["knn"] if isinstance(cfg["knn"], list) else [cfg["knn"]]
+            metrics = nearest_neighbours(net, data, trainer, cfg["split"], ks)
     show(metrics)
     if output is not None:
         skipped = data.bad_images.reasons
         content = {**metrics, "skipped": skipped} if skipped else metrics
         write_text(output, json.dumps(content, indent=2) + "\n")
     return metrics
+
+
+def trainer_of(
+    asked: dict[str, Any], passport: Passport, data: ClassificationData, folder: str
+) -> L.Trainer:
+    """A trainer on one device, as in training where nothing else is asked for."""
+    # The run's own limits are not asked for again: a split is measured whole.
+    limits = {name: asked[name] for name in ("limit_test_batches", "limit_val_batches")}
+    options = {**passport.config["trainer"], **without_nulls(asked), **limits}
+    return build_trainer(
+        resolve_trainer({**options, "devices": 1, "strategy": "auto", "num_nodes": 1}),
+        default_root_dir=folder,
+        callbacks=[RunProgress(), SkippedImages(data.bad_images)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
+def classification(
+    net: nn.Module, data: ClassificationData, trainer: L.Trainer, split: str
+) -> dict[str, Any]:
+    """Loss and accuracies of the net's own classifier."""
+    measure = trainer.validate if split == "val" else trainer.test
+    classifier = Classifier(net, num_classes=data.num_classes)
+    found = measure(classifier, datamodule=data, verbose=False)
+    if not found:
+        raise ConfigError(f"split={split} holds no images")
+    return dict(found[0])
+
+
+def nearest_neighbours(
+    net: nn.Module,
+    data: ClassificationData,
+    trainer: L.Trainer,
+    split: str,
+    ks: list[int],
+) -> dict[str, Any]:
+    """Accuracy by the vote of the k nearest training images, for every k of `ks`."""
+    data.setup("fit")
+    if not data.count(split):
+        raise ConfigError(f"split={split} holds no images")
+    check_neighbours(ks, data.count("train"))
+    device = trainer.strategy.root_device
+    net.to(device)
+    with trainer.precision_plugin.forward_context():
+        known = compute_features(net, data, "train", device)
+        asked = compute_features(net, data, split, device)
+    found = knn_accuracy(
+        known.values[:, 0].to(device),
+        known.labels.to(device),
+        asked.values[:, 0].to(device),
+        asked.labels.to(device),
+        data.num_classes,
+        ks,
+    )
+    return {f"{split}/accuracy_knn_{k}": accuracy for k, accuracy in found.items()}
 
 
 def same_data(asked: dict[str, Any], passport: Passport, stage: str) -> ClassificationData:

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from vitfw.assemble import prepare_process
 from vitfw.cli.app import BROKE, run, say_error
 from vitfw.config import to_plain
-from vitfw.console import console
-from vitfw.inference import load_net
+from vitfw.console import console, log
+from vitfw.inference import load_net, pretrained_by_masking, refuse_untrained_head
 from vitfw.interop.export import (
     DoesNotAgree,
     Written,
@@ -25,15 +25,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(config: DictConfig, overrides: list[str]) -> None:
-    """Rebuild the net from the checkpoint, write it, and say how it is loaded."""
+    """Rebuild the net from the checkpoint, write it, and say how it is loaded.
+
+    A net without a trained head is written as weights, which may begin another training, but as no
+    graph, which could only compute its logits.
+    """
     prepare_process()
     cfg = to_plain(config)
     checkpoint, name = Path(str(cfg["checkpoint"])).expanduser(), str(cfg["format"])
-    format_called(name)
+    graph = format_called(name).is_graph
     output = cfg["output"]
     path = default_output(checkpoint, name) if output is None else Path(str(output)).expanduser()
     check_output(path, name, cfg["overwrite"])
-    net, passport = load_net(checkpoint)
+    net, passport = load_net(checkpoint, weights=str(cfg["weights"]))
+    if graph:
+        refuse_untrained_head(passport, checkpoint)
+    elif pretrained_by_masking(passport):
+        log.warning(f"{checkpoint} is of a masked autoencoder: its pooling and head are untrained")
     try:
         written = write_verified(net, passport, name, path, cfg["normalise"])
     except DoesNotAgree as error:

@@ -8,6 +8,7 @@ from vitfw.errors import nearest
 
 COMMANDS = {
     "train": "train a model; -m sweeps",
+    "find_lr": "try rising learning rates for some steps, and suggest one",
     "evaluate": "metrics of a checkpoint on a split",
     "predict": "top-k classes of any image file or folder, from a checkpoint alone",
     "export": "a checkpoint for timm, torchvision, Hugging Face, ONNX and others",

@@ -39,7 +39,9 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
     output = output_path(cfg["output"])
     paths = find_images(Path(str(cfg["input"])).expanduser())
     checkpoint = Path(cfg["checkpoint"]).expanduser()
-    predictor = Predictor(checkpoint, cfg["accelerator"], str(cfg["precision"]), cfg["model"])
+    predictor = Predictor(
+        checkpoint, cfg["accelerator"], str(cfg["precision"]), cfg["model"], str(cfg["weights"])
+    )
     batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
     found = list(predictor.predict(batches, cfg["top_k"]))
     text = as_csv(found) if cfg["format"] == "csv" else as_json(found)

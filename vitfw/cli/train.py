@@ -11,26 +11,42 @@ from hydra.types import RunMode
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
+from torch import nn
 
 from vitfw.assemble import (
-    build_classifier,
     build_data,
     build_each,
+    build_learner,
+    build_net,
+    build_trainer,
+    count_steps,
+    effective_batch_size,
     is_first_process,
     make_passport,
+    optimizer_steps_per_epoch,
     prepare_process,
     resolve_trainer,
+    try_optimizer,
 )
+from vitfw.batch_size import fit_to_memory
 from vitfw.callbacks.skipped_images import SkippedImages
 from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
 from vitfw.cli.app import run
-from vitfw.config import build, flatten, to_plain
-from vitfw.console import log, log_to, stop_logging_to
+from vitfw.config import flatten, to_plain
+from vitfw.console import console, log, log_to, stop_logging_to
+from vitfw.cooldown import find_branch, is_cooldown, words_of_branch
+from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
+from vitfw.features import data_to_fit
 from vitfw.finish import close_run, report_failure, say_stopped
+from vitfw.guard_rails.plan import plan_of, usual_choice
+from vitfw.guard_rails.rules import Concern, check_plan, refuse, warn
 from vitfw.models.profile import count_parameters
+from vitfw.request_check import check_request
 from vitfw.run_directory import RunDirectory, choose_run_directory
 from vitfw.start import find_start
+from vitfw.training.adaptation import adapt
+from vitfw.training.group_table import group_table
 
 RUN_DIR_VARIABLE = "VITFW_RUN_DIR"  # tells the processes of a run where the first one writes
 
@@ -44,19 +60,31 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     prepare_process()
     directory = run_directory_of(config, overrides)
     config.run_dir = str(directory.path)
-    cfg = to_plain(config)
+    branch = find_branch(to_plain(config), directory)
+    cfg = branch.config
 
-    start = find_start(directory, cfg["resume"], cfg["init_from"])
+    start = find_start(directory, branch.resume, cfg["init_from"])
     trainer_options = resolve_trainer(cfg["trainer"])
+    check_request(cfg, trainer_options)
+    if cfg["auto_batch_size"]:
+        cfg, trainer_options = fit_to_memory(cfg, trainer_options, start.config())
     data = build_data(cfg)
+    per_epoch = optimizer_steps_per_epoch(data, trainer_options)
+    trainer_options = branch.limits(trainer_options, per_epoch)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
-    classifier = build_classifier(cfg, data, trainer_options)
-    start.check(cfg, classifier.net)
-    weights = start.initialise(classifier.net, data.mean, data.std)
+    net = build_net(cfg)
+    weights = start.initialise(net, data.mean, data.std)
+    adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"])
+    learner = build_learner(cfg, net, data, trainer_options)
+    optimizer = try_optimizer(learner)
+    start.check(cfg, net, branch.may_differ)
+    concerns = concerns_about(cfg, overrides, net, data, trainer_options)
+    if cfg["strict"]:
+        refuse(concerns)
     if cfg["compile"]:
-        classifier.net.compile()
+        learner.compile_nets()
     callbacks = build_each(cfg["callbacks"])
-    trainer: L.Trainer = build(
+    trainer = build_trainer(
         trainer_options,
         default_root_dir=str(directory.path),
         callbacks=[
@@ -69,22 +97,26 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         use_distributed_sampler=False,  # our samplers share out the data themselves
         enable_model_summary=False,
     )
-    log_file = open_run(directory, cfg, overrides, anew=start.checkpoint is None)
+    begun = start.checkpoint is not None and directory.last_checkpoint.exists()
+    log_file = open_run(directory, cfg, overrides, anew=not begun)
     try:
         if trainer.is_global_zero:
             log.info(
                 f"{data.dataset_name}: {data.train_images:,} training images of "
                 f"{len(data.classes)} classes; "
-                f"model of {count_parameters(classifier.net):,} parameters; "
+                f"model of {count_parameters(net):,} parameters{trained_part(net)}; "
                 f"{trainer.strategy.root_device.type}, {trainer.precision}"
             )
             log.info(f"{start.story}, in {directory.path}")
             for line in weights.lines() if weights else ():
                 log.info(line)
+            console.print(group_table(optimizer))
+            warn(concerns)
             data.bad_images.retell()
             show_hyperparameters(trainer, cfg)
-        trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint)
-        return close_run(trainer, classifier, data, callbacks, cfg, overrides, directory)
+        fitted = data_to_fit(learner, data, directory.path / "features", cfg["data"], cfg["model"])
+        trainer.fit(learner, datamodule=fitted, ckpt_path=start.checkpoint)
+        return close_run(trainer, learner, data, callbacks, cfg, overrides, directory)
     except SIGTERMException:
         if trainer.is_global_zero:
             say_stopped(directory)
@@ -113,8 +145,11 @@ def run_directory_of(config: DictConfig, overrides: list[str]) -> RunDirectory:
     if experiment is None:  # then the folder is called by the model and the data instead
         experiment = f"{typed.get('model', 'vit_nano')}-{typed.get('data', 'digits')}"
         overrides = [text for text in overrides if not text.startswith(("model=", "data="))]
+    cooling = is_cooldown(config.scheduler)
+    if cooling:
+        overrides = words_of_branch(overrides, config.resume)
     directory = choose_run_directory(
-        config.run_dir, experiment, overrides, go_on=config.resume == "auto"
+        config.run_dir, experiment, overrides, go_on=cooling or config.resume == "auto"
     )
     os.environ[RUN_DIR_VARIABLE] = str(directory.path.absolute())
     return directory
@@ -150,3 +185,25 @@ def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
         if isinstance(logger, TensorBoardLogger):
             params = {key: str(value) for key, value in flatten(cfg).items()}
             logger.log_hyperparams(params, {"val/accuracy_best": 0.0})
+
+
+def concerns_about(
+    cfg: dict[str, Any],
+    overrides: list[str],
+    net: nn.Module,
+    data: ClassificationData,
+    trainer_options: dict[str, Any],
+) -> list[Concern]:
+    """What in this run will probably not work."""
+    steps_per_epoch, total_steps = count_steps(data, trainer_options)
+    batch_size = effective_batch_size(data.batch_size, trainer_options)
+    usual = usual_choice("train", overrides)
+    plan = plan_of(cfg, net, data, batch_size, total_steps, steps_per_epoch, usual)
+    return check_plan(plan)
+
+
+def trained_part(net: nn.Module) -> str:
+    """`, 12,345 of them trained` where some are frozen."""
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    frozen = trained < sum(p.numel() for p in net.parameters())
+    return f", {trained:,} of them trained" if frozen else ""

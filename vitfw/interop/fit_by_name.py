@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from vitfw.checkpoint import misfit, refuse_disagreement, refuse_integers
 from vitfw.interop.report import LoadReport
 from vitfw.interop.source import Weights
+from vitfw.training.freezing import classifier_prefixes
 
 
 def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[str, Tensor]:
@@ -19,14 +20,14 @@ def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[st
     """
     own, given = net.state_dict(), weights.raw
     refuse_integers(weights.source, given, own)
-    heads = classifier_names(net)
+    heads = classifier_prefixes(net)
     state: dict[str, Tensor] = {}
     missing, misfits = [], []
     for name, tensor in own.items():
         if name in given and given[name].shape == tensor.shape:
             state[name] = given[name]
             report.loaded.append(name)
-        elif (start := head_of(name, heads)) and (name in given or not any_of(given, start)):
+        elif (start := prefix_of(name, heads)) and (name in given or not any_of(given, start)):
             state[name] = tensor
             report.remade[name] = "for other classes" if name in given else "the weights have none"
         elif name in given:
@@ -41,16 +42,10 @@ def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[st
     return state
 
 
-def head_of(name: str, heads: tuple[str, ...]) -> str | None:
-    """How the name of a classifier's tensor begins; None for any other tensor."""
-    return next((start for start in heads if name.startswith(start)), None)
+def prefix_of(name: str, prefixes: tuple[str, ...]) -> str | None:
+    """The one that `name` begins with, if any does."""
+    return next((prefix for prefix in prefixes if name.startswith(prefix)), None)
 
 
 def any_of(given: Mapping[str, Tensor], start: str) -> bool:
     return any(name.startswith(start) for name in given)
-
-
-def classifier_names(net: nn.Module) -> tuple[str, ...]:
-    """How the names of the classifier's tensors begin; timm's models say it themselves."""
-    named = getattr(net, "pretrained_cfg", {}).get("classifier") or ("head", "fc", "classifier")
-    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer as TorchvisionVisionTransformer
 
-from vitfw.checkpoint import is_ours, load_file, read_passport
+from vitfw.checkpoint import Passport, is_number, is_ours, load_file, read_passport
 from vitfw.errors import ConfigError, nearest
 from vitfw.interop import eva, folder, huggingface, npz, original
 from vitfw.interop import timm as timm_vit
@@ -27,6 +27,7 @@ from vitfw.interop.hub import FETCHERS
 from vitfw.interop.translation import Translated
 from vitfw.interop.wrapping import bare, check_tensors, unwrap
 from vitfw.models.vit import VisionTransformer
+from vitfw.training.lora import fold_adapters, has_adapters
 
 # Told apart by their names; the last takes everything that is named as we name it.
 FORMATS: dict[str, ModuleType] = {
@@ -127,17 +128,40 @@ def of_file(path: Path) -> Weights:
     return weights(str(path), name, translated, bare(state), notes=notes, options=dict(implied))
 
 
-def of_checkpoint(content: Mapping[str, Any], path: Path) -> Weights:
-    """One of our own, of our VisionTransformer or of another net."""
-    passport, state = read_passport(content, path)
-    with naming(path):
-        check_tensors(state)
-    images = {"mean": tuple(passport.mean), "std": tuple(passport.std)}
+def of_checkpoint(content: Mapping[str, Any], path: Path, which: str = "auto") -> Weights:
+    """One of our own, of our VisionTransformer or of another net.
+
+    `which` weights are read is as in `read_passport`; low-rank adapters are folded into them.
+    """
+    passport, state, notes = read_net(content, path, which)
+    told: dict[str, Any] = {"mean": tuple(passport.mean), "std": tuple(passport.std)}
+    told["notes"] = notes
     if is_our_model(model := passport.config["model"]):
         options = options_in(model, path)
-        return Weights(str(path), "vitfw", state, options=options, raw=dict(state), **images)
+        return Weights(str(path), "vitfw", state, options=options, raw=dict(state), **told)
     _, translated = translate(state)
-    return weights(str(path), "vitfw", translated, state, **images)
+    return weights(str(path), "vitfw", translated, state, **told)
+
+
+def read_net(
+    content: Mapping[str, Any], path: Path, which: str = "auto"
+) -> tuple[Passport, dict[str, Tensor], list[str]]:
+    """The passport of one of our checkpoints, the weights of the net that its `model` builds, and
+    notes of what was done to them.
+
+    Raises:
+        ConfigError: as `read_passport`, or adapters that do not fit their layers.
+    """
+    passport, state = read_passport(content, path, which)
+    with naming(path):
+        check_tensors(state)
+        if not has_adapters(state):
+            return passport, state, []
+        lora = passport.config.get("lora")
+        alpha: Any = lora.get("alpha") if isinstance(lora, Mapping) else None
+        if not is_number(alpha):
+            raise ConfigError(f"it has low-rank adapters, and lora.alpha={alpha} in its config")
+        return passport, fold_adapters(state, alpha), ["low-rank adapters folded into the weights"]
 
 
 def of_npz(path: Path) -> Weights:

@@ -17,6 +17,7 @@ def create(
     num_classes: int = 1000,
     in_chans: int = 3,
     img_size: Size | None = None,
+    grad_checkpointing: bool = False,
     **more: Any,
 ) -> nn.Module:
     """timm's `name`: [B, in_chans, H, W] → logits [B, num_classes].
@@ -24,10 +25,12 @@ def create(
     `img_size` is passed on to architectures that are built for one size; most CNNs take any and
     are not told. `more` are the architecture's own options. With `pretrained`, weights are taken
     from the local cache or fetched, and the head is drawn anew where `num_classes` is not theirs.
+    With `grad_checkpointing`, activations inside a block are computed again in the backward pass;
+    running statistics of batch norms then move twice a step.
 
     Raises:
         ConfigError: timm knows no such architecture, or not with these options; its weights
-            cannot be fetched; its patches do not fill the image.
+            cannot be fetched; its patches do not fill the image; it cannot checkpoint gradients.
     """
     import timm
 
@@ -58,6 +61,8 @@ def create(
         raise ConfigError(f"timm cannot build {name}{size}: {said}") from error
     if img_size is not None:
         check_patches(net, img_size)
+    if grad_checkpointing:
+        checkpoint_gradients(net, name)
     return net
 
 
@@ -78,6 +83,17 @@ def refused(name: str, error: TypeError) -> str:
     if unknown:
         return f"timm's {name} has no option {unknown[1]!r}; leave model.{unknown[1]} out"
     return f"timm cannot build {name} from these options: {error}"
+
+
+def checkpoint_gradients(net: Any, name: str) -> None:
+    """Raises ConfigError where timm has not written it for this architecture."""
+    try:
+        net.set_grad_checkpointing()
+    except (AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"timm's {name} cannot checkpoint gradients; leave model.grad_checkpointing out, or "
+            "save memory by a smaller data.batch_size with trainer.accumulate_grad_batches"
+        ) from error
 
 
 def check_patches(net: nn.Module, img_size: Size) -> None:

@@ -1,23 +1,18 @@
-"""The LightningModule: an image classifier around any net.
+"""The LightningModule that learns to classify images.
 
 B batch, K classes.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning as L
-import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-Batch = tuple[Tensor, Tensor]  # images, and labels [B] or soft targets [B, K]
+from vitfw.training.batch_mean import BatchMean
+from vitfw.training.learner import Batch, Learner
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
@@ -34,122 +29,81 @@ def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
     )
 
 
-class Classifier(L.LightningModule):
+class Evaluation(nn.Module):
+    """Cross-entropy and accuracies of a split, gathered over its batches on the device."""
+
+    def __init__(self, num_classes: int, split: str):
+        super().__init__()
+        self.split = split
+        self.metrics = classification_metrics(num_classes, f"{split}/")
+        self.loss = BatchMean()
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """logits [B, K] float, labels [B]"""
+        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        self.metrics.update(logits, labels)
+
+    def take(self) -> dict[str, Tensor]:
+        """What was measured since the last time."""
+        measured = {f"{self.split}/loss": self.loss.compute(), **self.metrics.compute()}
+        self.loss.reset()
+        self.metrics.reset()
+        return measured
+
+
+class Classifier(Learner):
     """Train, validate and test a `net` that maps images [B, C, H, W] to logits [B, K].
 
-    `optimizer` is a function of the net, `scheduler` one of the optimizer and the counts
-    `total_steps` and `steps_per_epoch`, both in optimizer steps. Evaluation always reports plain
-    cross-entropy, whatever `loss` trains with. Training metrics are gathered on the device and
-    logged every `trainer.log_every_n_steps` steps, and at the end of each epoch; the accuracy on
-    mixed images is that of their larger part.
+    Evaluation always reports plain cross-entropy, whatever `loss` trains with. Where weights are
+    averaged, `val/…` and `test/…` are of the average and `val_raw/…` of the weights themselves. The
+    training accuracy on mixed images is that of their larger part.
     """
 
     def __init__(
-        self,
-        net: nn.Module,
-        num_classes: int,
-        loss: nn.Module | None = None,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        scheduler: Callable[..., LRScheduler] | None = None,
-        total_steps: int = 0,
-        steps_per_epoch: int = 0,
+        self, net: nn.Module, num_classes: int, loss: nn.Module | None = None, **training: Any
     ):
-        super().__init__()
-        self.net = net
+        super().__init__(net, **training)
+        self.num_classes = num_classes
         self.loss = loss or nn.CrossEntropyLoss()
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
-        self.total_steps = total_steps
-        self.steps_per_epoch = steps_per_epoch
         self.train_metrics = classification_metrics(num_classes, "train/")
-        self.train_loss = MeanMetric()
-        self.train_loss_epoch = MeanMetric()
-        self.val_metrics = classification_metrics(num_classes, "val/")
-        self.val_loss = MeanMetric()
-        self.test_metrics = classification_metrics(num_classes, "test/")
-        self.test_loss = MeanMetric()
+        self.val = Evaluation(num_classes, "val")
+        self.val_raw = Evaluation(num_classes, "val_raw") if self.average is not None else None
+        self.test = Evaluation(num_classes, "test")
 
-    @property
-    def log_every_n_steps(self) -> int:
-        return getattr(self.trainer, "log_every_n_steps", 50)  # set by one of its connectors
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)
-
-    def on_train_epoch_start(self) -> None:
-        self.train_loss_epoch.reset()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss_of(self, batch: Batch) -> Tensor:
         images, targets = batch
         logits = self.net(images).float()  # [B, K]
-        loss = self.loss(logits, targets)
-        labels = targets if targets.dim() == 1 else targets.argmax(dim=1)
-        self.train_loss.update(loss.detach(), weight=len(labels))
-        self.train_loss_epoch.update(loss.detach(), weight=len(labels))
-        self.train_metrics.update(logits.detach(), labels)
-        return loss
+        self.count_training(logits, targets)
+        return self.loss(logits, targets)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.log_every_n_steps == 0:
-            self._log_training()
+    def count_training(self, logits: Tensor, targets: Tensor) -> None:
+        """logits [B, K]; targets [B], or soft [B, K]"""
+        if not self.repeated:
+            labels = targets if targets.dim() == 1 else targets.argmax(dim=1)
+            self.train_metrics.update(logits.detach(), labels)
 
-    def _log_training(self) -> None:
-        """What was gathered since the last time; then start gathering anew."""
-        metrics = {"train/loss": self.train_loss.compute(), **self.train_metrics.compute()}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(
-                {name: value.item() for name, value in metrics.items()},
-                step=self.trainer.global_step,
-            )
-        self.train_loss.reset()
+    def training_metrics(self) -> dict[str, Tensor]:
+        measured = self.train_metrics.compute()
         self.train_metrics.reset()
-
-    def on_train_epoch_end(self) -> None:
-        if self.train_loss.update_called:
-            self._log_training()
-        if self.train_loss_epoch.update_called:
-            # Lightning counts steps from 0 unless `step` is among what is logged.
-            step = float(self.trainer.global_step)
-            self.log_dict({"train/loss_epoch": self.train_loss_epoch.compute(), "step": step})
+        return measured
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics, self.val_loss)
+        images, labels = batch
+        self.val.update(self.evaluated(images).float(), labels)
+        if self.val_raw is not None:
+            self.val_raw.update(self.net(images).float(), labels)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val", self.val_metrics, self.val_loss)
+        for evaluation in (self.val, self.val_raw):
+            if evaluation is not None:
+                self.log_at_step(evaluation.take())
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the logits [B, K], for callbacks that look at predictions."""
-        return self._evaluate(batch, self.test_metrics, self.test_loss)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test", self.test_metrics, self.test_loss)
-
-    def _evaluate(self, batch: Batch, metrics: MetricCollection, mean_loss: MeanMetric) -> Tensor:
         images, labels = batch
-        logits = self.net(images).float()  # [B, K]
-        mean_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-        metrics.update(logits, labels)
+        logits = self.evaluated(images).float()  # [B, K]
+        self.test.update(logits, labels)
         return logits
 
-    def _log_evaluation(self, split: str, metrics: MetricCollection, mean_loss: MeanMetric) -> None:
-        measured = {f"{split}/loss": mean_loss.compute(), **metrics.compute()}
-        if self.trainer.state.fn == "fit":
-            measured["step"] = torch.tensor(float(self.trainer.global_step))
-        self.log_dict(measured)
-        mean_loss.reset()
-        metrics.reset()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self.make_optimizer is None:
-            raise RuntimeError("this Classifier was built without an optimizer: it can evaluate")
-        optimizer = self.make_optimizer(self.net)
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = self.make_scheduler(
-            optimizer, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+    def on_test_epoch_end(self) -> None:
+        self.log_at_step(self.test.take())

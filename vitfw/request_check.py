@@ -1,0 +1,131 @@
+"""What was asked for and does not fit together, said before any data are read."""
+
+from typing import Any
+
+import torch
+
+from vitfw.data.augment.progressive import scaled_to
+from vitfw.errors import ConfigError
+from vitfw.inference import check_probed_pooling
+from vitfw.interop.source import is_our_model
+from vitfw.models.patch_embed import as_pair
+from vitfw.teacher import check_teacher
+from vitfw.training import distillation, linear_probe, masked_autoencoder, optimizers
+from vitfw.training.adaptation import check_lora
+
+Config = dict[str, Any]
+CLIPPING = ("norm", "value", "agc")
+SAM, SCHEDULE_FREE = (
+    f"{made.__module__}.{made.__qualname__}" for made in (optimizers.sam, optimizers.schedule_free)
+)
+
+
+def check_request(cfg: Config, trainer_options: Config) -> None:
+    """What does not fit each other, said before any data are read.
+
+    Raises:
+        ConfigError: names what to type instead.
+    """
+    for method in (distillation, linear_probe, masked_autoencoder):
+        if cfg["method"]["_target_"].startswith(f"{method.__name__}."):
+            method.check_config(cfg)
+    check_lora(cfg)
+    probing = cfg["method"]["_target_"].startswith(f"{linear_probe.__name__}.")
+    if probing and cfg["init_from"]:
+        check_probed_pooling(cfg["init_from"], cfg["model"])
+    if cfg["method"].get("teacher"):
+        check_teacher(cfg["method"]["teacher"])
+    check_progressive(cfg)
+    check_optimizer(cfg, trainer_options)
+
+
+def check_optimizer(cfg: Config, trainer_options: Config) -> None:
+    """Raises ConfigError for what an unusual optimizer cannot do."""
+    target = cfg["optimizer"]["_target_"]
+    if target == SAM and trainer_options["accumulate_grad_batches"] != 1:
+        raise ConfigError(
+            "optimizer=sam looks at a batch twice, which cannot be gathered over "
+            "trainer.accumulate_grad_batches; set that to 1"
+        )
+    if target == SAM and trainer_options["precision"] == "16-mixed":
+        raise ConfigError(
+            "optimizer=sam does not work with the scaled gradients of 16-mixed; give "
+            "trainer.precision=bf16-mixed or 32-true"
+        )
+    if target == SAM and trainer_options["gradient_clip_algorithm"] != "norm":
+        raise ConfigError(
+            "optimizer=sam climbs along the gradient, which clipping by value or agc would bend; "
+            "give trainer.gradient_clip_algorithm=norm"
+        )
+    if target == SCHEDULE_FREE:
+        if cfg["average"].get("_target_"):
+            raise ConfigError("optimizer=schedule_free averages the weights itself; average=none")
+        if not cfg["callbacks"].get("schedule_free"):
+            raise ConfigError("optimizer=schedule_free needs callbacks.schedule_free")
+
+
+def check_progressive(cfg: Config) -> None:
+    """Raises ConfigError where the model cannot take the smaller images of the first epochs."""
+    sizes = cfg["augment"]["progressive"]["sizes"]
+    model = cfg["model"]
+    if not sizes or not is_our_model(model):
+        return
+    if not model.get("dynamic_img_size"):
+        raise ConfigError(
+            f"augment.progressive.sizes={sizes} needs a model that takes images of any size: "
+            "model.dynamic_img_size=true"
+        )
+    patch = max(as_pair(model.get("patch_size", 16)))
+    full = as_pair(model["img_size"])
+    for size in sizes:
+        sides = scaled_to(size, full)
+        if any(side % patch for side in sides):
+            raise ConfigError(
+                f"augment.progressive.sizes={sizes}: images of {sides[0]}×{sides[1]} are no whole "
+                f"number of patches of {patch}"
+            )
+        if size > min(full):
+            raise ConfigError(
+                f"augment.progressive.sizes={sizes}: the model's images have {min(full)} pixels; "
+                "give smaller sizes"
+            )
+
+
+def check_clipping(options: Config) -> None:
+    """Raises ConfigError for a way to clip that is none, or one without its value."""
+    algorithm, value = options["gradient_clip_algorithm"], options["gradient_clip_val"]
+    if algorithm not in CLIPPING:
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={algorithm} is not one of: {', '.join(CLIPPING)}"
+        )
+    if value is not None and not value > 0:
+        raise ConfigError(f"trainer.gradient_clip_val={value} must be more than 0, or null")
+    if value is None and algorithm != "norm":
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={algorithm} needs trainer.gradient_clip_val=…, "
+            "such as 0.01 for agc, 1.0 for the others"
+        )
+
+
+def check_counts(options: Config) -> None:
+    """Raises ConfigError for a count below 1, or a limit that is no number."""
+    for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
+        all_there = key == "devices" and options[key] == -1
+        if isinstance(options[key], int) and options[key] < 1 and not all_there:
+            raise ConfigError(f"trainer.{key}={options[key]} must be at least 1")
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit = options[key]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
+            raise ConfigError(f"trainer.{key}={limit} is a number of batches, or a share: 100, 0.1")
+
+
+def world_size(trainer_options: Config) -> int:
+    """Processes that will train."""
+    devices = trainer_options["devices"]
+    if devices in ("auto", -1, "-1"):
+        cuda = trainer_options["accelerator"] == "cuda"
+        devices = torch.cuda.device_count() if cuda else 1
+    if isinstance(devices, str) and "," in devices:  # numbers of devices: "0,1"
+        devices = [number for number in devices.split(",") if number.strip()]
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    return count * trainer_options["num_nodes"]
