@@ -341,7 +341,7 @@ def test_a_constructors_own_complaint_is_passed_on_in_one_line():
         ("recipe=deit scheduler=cooldown", "scheduler"),
         ("recipe=deit3 loss=cross_entropy", "loss"),
         ("recipe=deit average=swa", "average"),
-        ("experiment=fashion_mnist_quick scheduler=constant", "scheduler"),
+        ("experiment=fashion_mnist_10min scheduler=constant", "scheduler"),
     ],
 )
 def test_a_group_typed_beside_a_recipe_is_as_its_own_file_says(words, group):

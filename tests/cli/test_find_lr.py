@@ -222,6 +222,7 @@ def test_a_loss_scaled_for_float16_is_told_as_it_is():
         (["stop_factor=1"], "stop_factor=1 must be more than 1"),
         (["smoothing=1"], "smoothing=1 is a weight"),
         (["optimizer.lr=0"], "optimizer.lr=0"),
+        (["method=linear_probe"], "widen method.lr_factors instead"),
         (["resume=runs/x"], "init_from=PATH begins with weights"),
         (["stepps=5"], "no config key is called 'stepps'; did you mean steps"),
     ],

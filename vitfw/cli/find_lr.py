@@ -42,6 +42,7 @@ from vitfw.range_test_plot import range_test_plot
 from vitfw.request_check import check_request
 from vitfw.run_directory import run_name
 from vitfw.start import Start
+from vitfw.training import linear_probe
 from vitfw.training.adaptation import adapt
 from vitfw.training.learner import Learner
 
@@ -107,6 +108,11 @@ def check_options(cfg: dict[str, Any]) -> None:
         raise ConfigError(
             f"optimizer.lr={peak}: the rates of the groups are shares of it, so it must be a "
             "number above 0, such as optimizer.lr=1e-3"
+        )
+    if cfg["method"]["_target_"].startswith(f"{linear_probe.__name__}."):
+        raise ConfigError(
+            "method=linear_probe tries many learning rates at once by itself; widen "
+            "method.lr_factors instead"
         )
     if cfg["resume"] not in ("auto", None):
         raise ConfigError(
