@@ -21,14 +21,14 @@ from vitfw.errors import ConfigError
 from vitfw.interop.source import is_our_model
 from vitfw.models.patch_embed import as_pair
 from vitfw.request_check import SAM, world_size
+from vitfw.target import comes_from
 from vitfw.training import classifier, distillation
 from vitfw.training.adaptation import adapt
+from vitfw.training.precision import AUTOCAST
 
 Config = dict[str, Any]
 
-SUPERVISED = tuple(f"{method.__name__}." for method in (classifier, distillation))
 TRIAL_STEPS = 2  # the optimizer's state is there from the second step on
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 TRUE_TYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 EXHAUSTED = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -68,8 +68,8 @@ def fit_to_memory(
 def check_automatic(cfg: Config, trainer_options: Config) -> None:
     """Raises ConfigError for a run whose batch size cannot be found by trying."""
     instead = "type a smaller data.batch_size where memory runs out, and auto_batch_size=false"
-    method = cfg["method"]["_target_"]
-    if not method.startswith(SUPERVISED):
+    if not comes_from(cfg["method"], classifier, distillation):
+        method = cfg["method"]["_target_"]
         raise ConfigError(
             "auto_batch_size=true tries a step of supervised training, and "
             f"{method.rpartition('.')[2]} trains otherwise; {instead}"

@@ -13,10 +13,11 @@ from typing import Any
 from vitfw.checkpoint import load_file, read_passport
 from vitfw.errors import ConfigError
 from vitfw.run_directory import RunDirectory
+from vitfw.target import target_of
 from vitfw.training.schedules import cooldown, cooldown_steps
 
 Config = dict[str, Any]
-TARGET = f"{cooldown.__module__}.{cooldown.__qualname__}"
+TARGET = target_of(cooldown)
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,13 @@ from vitfw.errors import ConfigError
 from vitfw.interop.fit import fit
 from vitfw.interop.source import is_our_model, of_checkpoint, read_net
 from vitfw.models.patch_embed import as_pair
+from vitfw.target import target_of
 from vitfw.token_limit import check_tokens
 from vitfw.training.masked_autoencoder import MaskedAutoencoder
-from vitfw.training.precision import best_precision, resolve_accelerator
+from vitfw.training.precision import AUTOCAST, best_precision, resolve_accelerator
 
-MASKED_AUTOENCODER = f"{MaskedAutoencoder.__module__}.{MaskedAutoencoder.__qualname__}"
-AUTOCAST = {
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "32-true": None,
-    "32": None,
-}
+MASKED_AUTOENCODER = target_of(MaskedAutoencoder)
+PRECISIONS = {**AUTOCAST, "32-true": None, "32": None}
 TRUE_HALF = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}  # matrices multiply alike
 
 
@@ -144,9 +140,9 @@ class Predictor:
             trained_in = self.passport.config["trainer"]["precision"]
             precision = TRUE_HALF.get(trained_in, trained_in)
         self.precision = best_precision(kind) if precision == "auto" else str(precision)
-        if self.precision not in AUTOCAST:
+        if self.precision not in PRECISIONS:
             raise ConfigError(
-                f"precision={self.precision} is not one of: auto, {', '.join(AUTOCAST)}"
+                f"precision={self.precision} is not one of: auto, {', '.join(PRECISIONS)}"
             )
         self.mean = torch.tensor(self.passport.mean, device=self.device)
         self.std = torch.tensor(self.passport.std, device=self.device)
@@ -183,7 +179,7 @@ class Predictor:
                 yield Prediction(path, [classes[label] for label in labels], values)
 
     def _autocast(self):
-        dtype = AUTOCAST[self.precision]
+        dtype = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 

@@ -9,15 +9,14 @@ from vitfw.errors import ConfigError
 from vitfw.inference import check_probed_pooling
 from vitfw.interop.source import is_our_model
 from vitfw.models.patch_embed import as_pair
+from vitfw.target import comes_from, target_of
 from vitfw.teacher import check_teacher
 from vitfw.training import distillation, linear_probe, masked_autoencoder, optimizers
 from vitfw.training.adaptation import check_lora
 
 Config = dict[str, Any]
 CLIPPING = ("norm", "value", "agc")
-SAM, SCHEDULE_FREE = (
-    f"{made.__module__}.{made.__qualname__}" for made in (optimizers.sam, optimizers.schedule_free)
-)
+SAM, SCHEDULE_FREE = target_of(optimizers.sam), target_of(optimizers.schedule_free)
 
 
 def check_request(cfg: Config, trainer_options: Config) -> None:
@@ -27,11 +26,10 @@ def check_request(cfg: Config, trainer_options: Config) -> None:
         ConfigError: names what to type instead.
     """
     for method in (distillation, linear_probe, masked_autoencoder):
-        if cfg["method"]["_target_"].startswith(f"{method.__name__}."):
+        if comes_from(cfg["method"], method):
             method.check_config(cfg)
     check_lora(cfg)
-    probing = cfg["method"]["_target_"].startswith(f"{linear_probe.__name__}.")
-    if probing and cfg["init_from"]:
+    if comes_from(cfg["method"], linear_probe) and cfg["init_from"]:
         check_probed_pooling(cfg["init_from"], cfg["model"])
     if cfg["method"].get("teacher"):
         check_teacher(cfg["method"]["teacher"])

@@ -31,6 +31,7 @@ from vitfw.console import log
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.images import ArrayImages
 from vitfw.data.loaders import RawBatch, ResidentLoader, StatefulLoader
+from vitfw.training.precision import AUTOCAST
 
 RESULT = "step_overhead"
 
@@ -96,8 +97,7 @@ def bare_loop(cfg: dict[str, Any], device: torch.device, steps: int) -> Iterator
     data, classifier, trainer_options = fresh(cfg, steps)
     net = classifier.net.to(device).train()
     optimizer = classifier.make_optimizer(net)
-    low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    dtype = low.get(trainer_options["precision"])
+    dtype = AUTOCAST.get(trainer_options["precision"])
     loader = on_device(data.train_dataloader(), device)
     for epoch in itertools.count():
         loader.sampler.set_epoch(epoch)

@@ -42,6 +42,7 @@ from vitfw.range_test_plot import range_test_plot
 from vitfw.request_check import check_request
 from vitfw.run_directory import run_name
 from vitfw.start import Start
+from vitfw.target import comes_from, target_of
 from vitfw.training import linear_probe
 from vitfw.training.adaptation import adapt
 from vitfw.training.learner import Learner
@@ -109,7 +110,7 @@ def check_options(cfg: dict[str, Any]) -> None:
             f"optimizer.lr={peak}: the rates of the groups are shares of it, so it must be a "
             "number above 0, such as optimizer.lr=1e-3"
         )
-    if cfg["method"]["_target_"].startswith(f"{linear_probe.__name__}."):
+    if comes_from(cfg["method"], linear_probe):
         raise ConfigError(
             "method=linear_probe tries many learning rates at once by itself; widen "
             "method.lr_factors instead"
@@ -139,7 +140,7 @@ def prepare(
     learner = build_learner(cfg, net, data, trainer_options)
     try_optimizer(learner)
     if cfg["compile"]:
-        net.compile()
+        learner.compile_nets()
     needed = {name: cfg["callbacks"].get(name) for name in TRAINING_CALLBACKS}
     trainer = build_trainer(
         trainer_options,
@@ -160,7 +161,7 @@ def rising(cfg: dict[str, Any]) -> dict[str, Any]:
     """The schedule: shares of optimizer.lr, so that lr_scaling and the groups' ratios stay."""
     peak = cfg["optimizer"]["lr"]
     return {
-        "_target_": f"{exponential_rise.__module__}.{exponential_rise.__qualname__}",
+        "_target_": target_of(exponential_rise),
         "_partial_": True,
         "lowest": cfg["min_lr"] / peak,
         "highest": cfg["max_lr"] / peak,

@@ -19,7 +19,6 @@ from vitfw.assemble import (
     build_learner,
     build_net,
     build_trainer,
-    count_steps,
     effective_batch_size,
     is_first_process,
     make_passport,
@@ -47,6 +46,7 @@ from vitfw.run_directory import RunDirectory, choose_run_directory
 from vitfw.start import find_start
 from vitfw.training.adaptation import adapt
 from vitfw.training.group_table import group_table
+from vitfw.training.learner import Learner
 
 RUN_DIR_VARIABLE = "VITFW_RUN_DIR"  # tells the processes of a run where the first one writes
 
@@ -78,7 +78,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     learner = build_learner(cfg, net, data, trainer_options)
     optimizer = try_optimizer(learner)
     start.check(cfg, net, branch.may_differ)
-    concerns = concerns_about(cfg, overrides, net, data, trainer_options)
+    concerns = concerns_about(cfg, overrides, learner, data, trainer_options)
     if cfg["strict"]:
         refuse(concerns)
     if cfg["compile"]:
@@ -190,20 +190,20 @@ def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
 def concerns_about(
     cfg: dict[str, Any],
     overrides: list[str],
-    net: nn.Module,
+    learner: Learner,
     data: ClassificationData,
     trainer_options: dict[str, Any],
 ) -> list[Concern]:
     """What in this run will probably not work."""
-    steps_per_epoch, total_steps = count_steps(data, trainer_options)
     batch_size = effective_batch_size(data.batch_size, trainer_options)
     usual = usual_choice("train", overrides)
-    plan = plan_of(cfg, net, data, batch_size, total_steps, steps_per_epoch, usual)
+    plan = plan_of(
+        *(cfg, learner.net, data, batch_size), learner.total_steps, learner.steps_per_epoch, usual
+    )
     return check_plan(plan)
 
 
 def trained_part(net: nn.Module) -> str:
     """`, 12,345 of them trained` where some are frozen."""
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    frozen = trained < sum(p.numel() for p in net.parameters())
-    return f", {trained:,} of them trained" if frozen else ""
+    return f", {trained:,} of them trained" if trained < count_parameters(net) else ""

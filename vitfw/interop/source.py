@@ -27,6 +27,7 @@ from vitfw.interop.hub import FETCHERS
 from vitfw.interop.translation import Translated
 from vitfw.interop.wrapping import bare, check_tensors, unwrap
 from vitfw.models.vit import VisionTransformer
+from vitfw.target import target_of
 from vitfw.training.lora import fold_adapters, has_adapters
 
 # Told apart by their names; the last takes everything that is named as we name it.
@@ -38,7 +39,7 @@ FORMATS: dict[str, ModuleType] = {
     "timm": timm_vit,
 }
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ViTs
-OURS = f"{VisionTransformer.__module__}.{VisionTransformer.__name__}"
+OURS = target_of(VisionTransformer)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from vitfw.models.mae import (
 )
 from vitfw.models.patch_embed import as_pair, grid_of
 from vitfw.models.vit import VisionTransformer
+from vitfw.target import target_of
 from vitfw.training.batch_mean import BatchMean
 from vitfw.training.learner import Batch, Learner
 from vitfw.training.losses import CrossEntropy
@@ -34,7 +35,7 @@ from vitfw.training.param_groups import LAYERS
 OURS = f"{VisionTransformer.__module__}.{VisionTransformer.__name__}"
 EVALUATION_SEED = 0  # masks of validation and test are the same in every run
 AVERAGED = "average is of the encoder alone, which its decoder would not fit; choose average=none"
-CROSS_ENTROPY = f"{CrossEntropy.__module__}.{CrossEntropy.__qualname__}"  # what `loss` is unasked
+CROSS_ENTROPY = target_of(CrossEntropy)  # what `loss` is unasked
 
 
 class MaskedAutoencoder(Learner):

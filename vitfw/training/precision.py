@@ -4,6 +4,9 @@ import torch
 
 from vitfw.errors import ConfigError
 
+# Lightning's names of the formats in which weights stay float32, and what is computed in.
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
 
 def best_precision(accelerator: str) -> str:
     """Lightning's name of the format: `bf16-mixed`, `16-mixed` (scales gradients) or `32-true`.
