@@ -25,6 +25,7 @@ from vitfw.assemble import (
     resolve_trainer,
     try_optimizer,
 )
+from vitfw.callbacks.loggers import end_logging
 from vitfw.cli.main import main
 from vitfw.config import build, compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
@@ -141,7 +142,7 @@ def test_every_option_of_every_group_composes(configured, group, name):
     assert config["model"]["num_classes"] == config["data"]["num_classes"]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "explain"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "attend", "explain"])
 def test_every_command_has_a_config_that_composes(command):
     compose(command, [])
 
@@ -288,9 +289,13 @@ def test_every_callback_can_be_built(configured, name):
 @pytest.mark.parametrize("name", options("logger"))
 def test_every_logger_writes_into_the_run_folder_only(configured, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for logger in build_each(configured(f"logger={name}")["logger"]).values():
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/run/mlflow")
+    loggers = build_each(configured(f"logger={name}")["logger"])
+    assert "csv" in loggers
+    for logger in loggers.values():
         logger.log_metrics({"loss": 1.0}, step=1)
-        logger.finalize("success")
+    end_logging(loggers.values(), "finished")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 

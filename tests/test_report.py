@@ -4,108 +4,33 @@ import base64
 import io
 import math
 import re
-from html.parser import HTMLParser
-from itertools import pairwise
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from report_page import ATTACK, SUMMARY, Page, curve_count, prediction, written
 
-from vitfw.plots import Series, line_plot, thin, ticks
-from vitfw.report import HEADLINES, Mistake, write_report
-
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-LOADING = ("src", "href", "srcset", "data", "action", "poster", "xlink:href")
-ATTACK = "<script>alert('x')</script>\"'&"
-
-SUMMARY = {
-    "test/accuracy": 0.94321,
-    "test/accuracy_top5": 0.99871,
-    "test/loss": 0.21348,
-    "val/accuracy_best": 0.95118,
-    "fit_seconds": 557.3,
-    "epochs": 20,
-    "steps": 8400,
-    "train/images_per_second": 811.7,
-    "params": 86_567_656,
-    "flops_per_image": 17_580_000_000,
-    "device": "Intel Xeon (AMX)",
-    "precision": "bf16-mixed",
-    "seed": 20240,
-    "git_commit": "4f2a9c1",
-    "versions": {"torch": "2.14.1", "lightning": "2.6.6"},
-}
-HISTORY = [
-    {"step": 49, "epoch": 0, "train/loss": 2.25, "train/accuracy": 0.125, "lr/AdamW": 1e-3},
-    {"step": 99, "epoch": 0, "val/loss": 1.75, "val/accuracy": 0.375, "train/loss": math.nan},
-    {"step": 149, "epoch": 1, "train/loss": 1.5, "train/accuracy": 0.5, "lr/AdamW": 5e-4},
-    {"step": 199, "epoch": 1, "val/loss": 1.25, "val/accuracy": 0.625},
-]
-
-
-class Page(HTMLParser):
-    """Reads a page, refusing unbalanced tags."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.loads, self.text = [], [], [], ""
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), f"<{tag}> repeats an attribute: {names}"
-        assert not any(name.startswith("on") for name in names), f"<{tag}> has a handler"
-        self.tags.append(tag)
-        self.loads += [value for name, value in attrs if name in LOADING]
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if self.open[-1:] not in (["style"], ["script"]):
-            self.text += data
+from vitfw.figure import Figure
+from vitfw.report import Advice, Ending, Predictions, page, write_report
+from vitfw.report.page import DARK, LIGHT
+from vitfw.report.pictures import BUDGET, fitted
+from vitfw.report.summary import HEADLINES
 
 
 @pytest.fixture
 def html(tmp_path):
-    def write(**changes):
-        arguments = {
-            "title": "fashion_mnist / vit_ti",
-            "summary": SUMMARY,
-            "history": HISTORY,
-            "config_text": "optimizer:\n  lr: 0.003\n",
-            "overrides": ["optimizer.lr=0.003"],
-            "command": "python train.py optimizer.lr=0.003 seed=20240",
-        }
-        return write_report(tmp_path / "run", **arguments | changes).read_text("utf-8")
-
-    return write
+    return partial(written, tmp_path)
 
 
 @pytest.fixture
-def page(html):
+def read(html):
     return lambda **changes: Page(html(**changes))
 
 
-def mistake(channels=1, size=28, name="cat", guess="dog"):
-    image = torch.randint(0, 256, (channels, size, size), dtype=torch.uint8)
-    return Mistake(image, truth=name, guess=guess, confidence=0.875)
-
-
-def curve_count(text):
-    return text.count("<polyline")
-
-
-def test_every_value_of_the_summary_is_shown(page):
-    text = page().text
+def test_every_value_of_the_summary_is_shown(read):
+    text = read().text
     for shown in (
         *("94.32 %", "99.87 %", "0.2135", "95.12 %", "9 min 17 s", "20", "8,400", "812"),
         *("86.6 M", "17.6 G", "Intel Xeon (AMX)", "bf16-mixed", "20240", "4f2a9c1"),
@@ -116,8 +41,8 @@ def test_every_value_of_the_summary_is_shown(page):
         assert key in text
 
 
-def test_title_command_overrides_and_config_are_shown(page):
-    text = page().text
+def test_title_command_overrides_and_config_are_shown(read):
+    text = read().text
     assert "fashion_mnist / vit_ti" in text
     assert "python train.py optimizer.lr=0.003 seed=20240" in text
     assert "optimizer:\n  lr: 0.003\n" in text
@@ -133,13 +58,14 @@ def test_every_logged_point_can_be_hovered(html):
         assert f"<title>{title}</title>" in text
 
 
-def test_nothing_is_loaded_and_nothing_runs(page):
-    result = page(
-        mistakes=[mistake(), mistake(3, 300)],
-        confusion=torch.eye(3),
+def test_nothing_is_loaded_and_nothing_runs(read):
+    result = read(
+        predictions=Predictions(
+            "test", torch.eye(3), [prediction(), prediction(3, 300)], [prediction()]
+        ),
+        figures=[Figure("Attention", Image.new("RGB", (900, 200)))],
         config_text="url: https://example.org/x.png",
-        error="see http://example.org",
-        status="failed",
+        ending=Ending("failed", cause="see http://example.org"),
     )
     assert result.loads and all(load.startswith("data:") for load in result.loads)
     assert "script" not in result.tags
@@ -156,20 +82,30 @@ def test_text_from_outside_is_escaped_everywhere(html, classes):
     names = [f"{ATTACK}{i}" for i in range(classes)]
     text = html(
         title=ATTACK,
-        summary={ATTACK: ATTACK, "device": ATTACK, "versions": {ATTACK: ATTACK}},
-        history=[{"step": 1, f"lr/{ATTACK}": 0.1}, {"step": 2, f"lr/{ATTACK}": 0.2}],
+        summary={ATTACK: ATTACK, "git_commit": ATTACK, "versions": {"vitfw": ATTACK}},
+        history=[
+            {"step": i, f"lr/{ATTACK}": i, f"gradient_norm/{ATTACK}": i, "step_seconds/data": 1}
+            for i in (1, 2)
+        ],
         config_text=ATTACK,
         overrides=[ATTACK],
         command=ATTACK,
-        confusion=torch.ones(classes, classes),
+        facts=ATTACK,
+        environment={ATTACK: ATTACK},
+        unreadable={ATTACK: ATTACK},
+        predictions=Predictions(
+            "test",
+            torch.ones(classes, classes),
+            [prediction(name=ATTACK, guess=ATTACK)],
+            [prediction(name=ATTACK, guess=ATTACK)],
+        ),
         classes=names,
-        mistakes=[mistake(name=ATTACK, guess=ATTACK)],
-        status=ATTACK,
-        error=ATTACK,
+        figures=[Figure(ATTACK, Image.new("L", (9, 9)), ATTACK)],
+        ending=Ending(ATTACK, ATTACK, ATTACK, ATTACK, [Advice(ATTACK, ATTACK)], ATTACK, [ATTACK]),
     )
     assert "script" not in Page(text).tags
     assert "<script" not in text
-    assert Page(text).text.count(ATTACK) >= 10 + classes
+    assert Page(text).text.count(ATTACK) >= 25 + classes
 
 
 def test_name_of_the_run_directory_is_escaped(tmp_path):
@@ -185,8 +121,8 @@ def test_name_of_the_run_directory_is_escaped(tmp_path):
     assert "<b>bold" in Page(path.read_text("utf-8")).text
 
 
-def test_empty_run_gives_a_whole_page(page):
-    result = page(summary={}, history=[], config_text="", overrides=[], command="")
+def test_empty_run_gives_a_whole_read(read):
+    result = read(summary={}, history=[], config_text="", overrides=[], command="")
     assert "svg" not in result.tags
     assert "No overrides." in result.text
 
@@ -200,8 +136,8 @@ def test_values_that_cannot_be_drawn_are_left_out(html, value):
     Page(text)
 
 
-def test_diverged_run_says_nan(page):
-    text = page(summary={"test/accuracy": math.nan, "test/loss": math.nan, "fit_seconds": 2}).text
+def test_diverged_run_says_nan(read):
+    text = read(summary={"test/accuracy": math.nan, "test/loss": math.nan, "fit_seconds": 2}).text
     assert text.count("NaN") == 2
 
 
@@ -253,30 +189,34 @@ def test_many_schedules_are_sampled_and_the_page_says_so(html):
 @pytest.mark.parametrize("k", [2, 10, 12, 13, 25, 26, 100])
 def test_heat_map_up_to_25_classes_and_a_table_for_all(html, k):
     names = [f"class{i:03d}" for i in range(k)]
-    text = html(confusion=torch.eye(k) * 7 + 1, classes=names, history=[])
+    text = html(predictions=Predictions("test", torch.eye(k) * 7 + 1), classes=names, history=[])
     assert all(name in text for name in names)
-    assert text.count("<rect") == (k * k if k <= 25 else 0)
+    assert text.count('class="right" f') + text.count('class="wrong" f') == (
+        k * k if k <= 25 else 0
+    )
     assert (f"All {k} classes" in text) == (k > 12)
     assert text.count(f"<td>{100 * 8 / (7 + k):.1f} %</td>") == 2 * k
     Page(text)
 
 
-def test_recall_and_precision_agree_with_a_count_by_hand(page):
+def test_recall_and_precision_agree_with_a_count_by_hand(read):
     # truth a: 3 right of 4; truth b: 1 right of 6; c never occurs, but is guessed twice
     confusion = torch.tensor([[3, 1, 0], [3, 1, 2], [0, 0, 0]])
-    text = page(confusion=confusion, classes=["a", "b", "c"], history=[]).text
+    text = read(
+        predictions=Predictions("test", confusion), classes=["a", "b", "c"], history=[]
+    ).text
     table = text[text.index("images", text.index("weakest first")) :]
     assert table.startswith("imagesb16.7 %50.0 %6a75.0 %50.0 %4c–0.0 %0")
 
 
-def test_classes_without_names_are_numbered(page):
-    assert "only" in page(confusion=torch.eye(3), classes=["only"]).text
+def test_classes_without_names_are_numbered(read):
+    assert "only" in read(predictions=Predictions("test", torch.eye(3)), classes=["only"]).text
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])
-def test_image_of_a_mistake_keeps_its_pixels(page, channels, mode):
-    wrong = mistake(channels)
-    result = page(mistakes=[wrong])
+def test_image_of_a_mistake_keeps_its_pixels(read, channels, mode):
+    wrong = prediction(channels)
+    result = read(predictions=Predictions(worst=[wrong]))
     data = next(load for load in result.loads if load.startswith("data:image/png;base64,"))
     image = Image.open(io.BytesIO(base64.b64decode(data.split(",")[1])))
     assert (image.mode, image.size) == (mode, (28, 28))
@@ -287,21 +227,10 @@ def test_image_of_a_mistake_keeps_its_pixels(page, channels, mode):
 
 
 def test_small_images_keep_hard_edges_and_large_ones_are_shrunk(html):
-    assert '<img class="pixelated"' in html(mistakes=[mistake(3, 32)])
-    large = html(mistakes=[mistake(3, 1024)])
+    assert '<img class="pixelated"' in html(predictions=Predictions(worst=[prediction(3, 32)]))
+    large = html(predictions=Predictions(worst=[prediction(3, 1024)]))
     assert '<img class="pixelated"' not in large
     assert len(large) < 300_000
-
-
-def test_failed_run_shows_a_banner_with_the_error(page):
-    result = page(status="failed", error="RuntimeError: out of memory\n  at step 12", summary={})
-    assert "Not finished: failed" in result.text
-    assert "RuntimeError: out of memory\n  at step 12" in result.text
-
-
-def test_finished_run_shows_no_banner(html):
-    assert 'role="alert"' not in html()
-    assert 'role="alert"' in html(status="stopped")
 
 
 def test_page_is_replaced_whole(html, tmp_path, monkeypatch):
@@ -317,8 +246,8 @@ def test_page_is_replaced_whole(html, tmp_path, monkeypatch):
     assert "first" in (tmp_path / "run/report.html").read_text("utf-8")
 
 
-def test_text_that_is_not_unicode_does_not_stop_the_report(page):
-    assert "\\udcff" in page(error="file \udcff", status="failed").text
+def test_text_that_is_not_unicode_does_not_stop_the_report(read):
+    assert "\\udcff" in read(ending=Ending("failed", cause="file \udcff")).text
 
 
 def test_long_run_stays_a_small_page_and_keeps_its_spikes(html):
@@ -328,25 +257,80 @@ def test_long_run_stays_a_small_page_and_keeps_its_spikes(html):
     assert len(text) < 200_000
 
 
-def test_thinning_keeps_ends_extremes_and_order():
-    points = [(float(i), math.sin(i)) for i in range(5000)]
-    kept = thin(points, buckets=50)
-    assert kept == sorted(set(kept)) and set(kept) <= set(points) and len(kept) <= 102
-    assert kept[0] == points[0] and kept[-1] == points[-1]
-    assert {max(points, key=lambda p: p[1]), min(points, key=lambda p: p[1])} <= set(kept)
+EVERYTHING = {
+    "predictions": Predictions("validation", torch.eye(3), [prediction()], [prediction()]),
+    "figures": [Figure("Rollout", Image.new("L", (900, 300)), "How far each patch reaches.")],
+    "ending": Ending("stopped"),
+}
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [(0, 1), (0.5, 0.5), (0, 0), (-3, 7), (1e-9, 1e-3), (1, 1 + 1e-15), (0, 5e-324), (0, 1e299)],
-)
-def test_ticks_cover_the_range_with_few_even_steps(low, high):
-    marks = ticks(low, high)
-    assert marks[0] <= low + 1e-12 and marks[-1] >= high - 1e-6 * abs(high)
-    assert 2 <= len(marks) <= 9
-    steps = [b - a for a, b in pairwise(marks)]
-    assert min(steps) > 0 and max(steps) == pytest.approx(min(steps))
+def test_worst_and_best_predictions_say_of_which_split_they_are(read):
+    text = read(**EVERYTHING).text
+    assert "Predictions of validation images" in text and "Of 3 validation images." in text
+    worst, best = text.split("Best: right")
+    assert "cat→ dog 87.5 %" in worst and "→ dog" not in best.split("Rollout")[0]
 
 
-def test_plot_without_points_is_empty():
-    assert line_plot("Loss", [Series("train", [])]) == ""
+def test_headings_go_down_one_level_at_a_time_and_every_picture_is_told_in_words(read):
+    result = read(**EVERYTHING)
+    assert result.headings[0] == 1 and result.headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(result.headings, result.headings[1:], strict=False))
+    alts = [image["alt"] for image in result.images]
+    assert alts == ["cat, taken for dog", "cat, recognised", "How far each patch reaches."]
+
+
+def test_a_wide_picture_is_scrolled_on_a_phone_and_no_wider_than_it_is(html):
+    text = html(figures=[Figure("Wide", Image.new("L", (900, 300)))])
+    style = re.search(r'<div class="scroll"[^>]*tabindex="0"[^>]*><img [^>]*style="(.*?)"', text)
+    assert style and style[1] == "width:100%;max-width:900px;min-width:640px"
+
+
+def test_pictures_of_noise_stay_within_the_budget_of_a_page(html):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (500, 600, 3), dtype=np.uint8))
+    text = html(figures=[Figure(f"{i}", noise) for i in range(5)])
+    sizes = [len(uri) for uri in re.findall(r'src="(data:image/[^"]+)"', text)]
+    assert len(sizes) == 5 and 0.3 * BUDGET < sum(sizes) <= BUDGET
+
+
+def test_a_picture_that_fits_keeps_its_pixels():
+    stripes = Image.fromarray(np.tile(np.uint8([[0, 255]]), (40, 200)))
+    source, width = fitted(stripes, 10_000)
+    image = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    assert width == 400 and source.startswith("data:image/png")
+    assert image.tobytes() == stripes.tobytes()
+
+
+def test_reproducing_checks_out_the_commit_and_names_the_seed(read):
+    text = read(overrides=["run_dir=r"]).text
+    assert "git checkout 4f2a9c1\nmake setup\npython train.py optimizer.lr=0.003" in text
+    assert "The seed is 20240" in text and "This run_dir is taken" in text
+    wheel = read(summary={**SUMMARY, "git_commit": None, "versions": {"vitfw": "1.2"}}).text
+    assert "git checkout" not in wheel and "installed vitfw 1.2" in wheel
+
+
+def luminance(colour: str) -> float:
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return sum(w * s for w, s in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_text_stands_out_from_its_background_as_wcag_asks(theme):
+    colours = dict(re.findall(r"--([\w-]+):#(\w+)", theme))
+    pairs = (
+        *(("ink", "bg"), ("ink", "card"), ("muted", "bg"), ("muted", "card")),
+        *(("bad", "bad-bg"), ("ink", "bad-bg"), ("warn", "warn-bg"), ("ink", "warn-bg")),
+        *(("on-right", "s0"), ("on-wrong", "s1")),
+    )
+    for text, ground in pairs:
+        low, high = sorted(luminance(colours[name]) for name in (text, ground))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
+def test_page_has_a_dark_theme_and_is_as_wide_as_the_phone():
+    text = page("<&>", "<p>body</p>")
+    assert "@media (prefers-color-scheme:dark)" in text
+    assert 'name="viewport" content="width=device-width' in text
+    assert "<title>&lt;&amp;&gt;</title>" in text and "<p>body</p>" in text

@@ -2,10 +2,19 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 console = Console(highlight=False)
 log = logging.getLogger("vitfw")
@@ -37,9 +46,9 @@ class ConsoleHandler(logging.Handler):
 def progress_bars() -> Progress:
     """Bars with description, share, the field `rate` and the time left; on terminals only."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=40)),
         BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f}%"),
+        TaskProgressColumn("{task.percentage:>3.0f}%"),  # none where the total is unknown
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
         console=console,
@@ -48,6 +57,16 @@ def progress_bars() -> Progress:
         expand=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def messages_on_stderr() -> Iterator[None]:
+    """For as long as standard output belongs to something else, such as a command's result."""
+    before, console.stderr = console.stderr, True
+    try:
+        yield
+    finally:
+        console.stderr = before
 
 
 def setup_logging() -> None:

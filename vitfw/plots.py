@@ -1,22 +1,22 @@
-"""Pictures of a run as inline SVG: line plots and a heat map. No script, no file, no dependency.
+"""Line plots as inline SVG: no script, no file, no dependency.
 
-Colours are CSS classes (`s0` … `s5`, `right`, `wrong`), so that a page's light and dark themes
-apply; `PLOT_CSS` holds the rest of the style.
+Colours are CSS classes (`s0` … `s5`), so that a page's light and dark themes apply; `PLOT_CSS`
+holds the rest of the style.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 400, 250  # units of the line plot's viewBox: about its pixels on a phone
+WIDTH, HEIGHT = 360, 236  # units of the viewBox: about its pixels on a phone
 TOP, RIGHT, BOTTOM = 12, 14, 42
 MAX_COLOURS = 6
 MAX_BUCKETS = 150  # of which each keeps its lowest and its highest point
 MAX_VISIBLE_DOTS = 40
-LARGEST = 1e300  # a loss beyond this has no place on an axis
+SMALLEST = 1e-300  # below it there is no logarithmic axis
 
 PLOT_CSS = """
 .s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}
@@ -27,9 +27,6 @@ svg text{font:12px system-ui,sans-serif;fill:var(--muted)}
 .curve{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}
 .dot{fill:var(--c);stroke:transparent;stroke-width:12}
 .dots-hidden .dot{opacity:0}.dots-hidden .dot:hover{opacity:1}
-.right{fill:var(--s0)}.wrong{fill:var(--s1)}
-svg .cell-text{font-size:10.5px;fill:var(--ink);text-anchor:middle;pointer-events:none}
-svg .on-fill{fill:var(--on-fill)}
 """
 
 
@@ -67,6 +64,18 @@ def ticks(low: float, high: float, about: int = 5, integer: bool = False) -> lis
     return [i * step for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, about: int = 6) -> list[float]:
+    """Powers of ten that cover [low, high], with 2 and 5 times them where those are few."""
+    first = math.floor(math.log10(low) + 1e-9)
+    last = max(math.ceil(math.log10(high) - 1e-9), first + 1)
+    step = math.ceil((last - first) / about)
+    between = (1, 2, 5) if last - first <= 2 else (1,)
+    marks = [m * 10.0**power for power in range(first, last + step, step) for m in between]
+    begin = max(i for i, mark in enumerate(marks[:-1]) if i == 0 or mark <= low * (1 + 1e-9))
+    end = next(i for i, mark in enumerate(marks) if i > begin and mark >= high * (1 - 1e-9))
+    return marks[begin : end + 1]
+
+
 def thin(points: Sequence[Point], buckets: int = MAX_BUCKETS) -> list[Point]:
     """At most 2 · `buckets` + 2 of the points: the extremes of each bucket, so that spikes stay."""
     if len(points) <= 2 * buckets:
@@ -83,35 +92,45 @@ def line_plot(
     series: Sequence[Series],
     *,
     x_label: str = "step",
+    x_name: Callable[[float], str] | None = None,
     y_format: Callable[[float], str] = number,
     y_tick: Callable[[float], str] = "{:g}".format,
+    y_min: float = math.inf,
     y_max: float = math.inf,
+    log: bool = False,
     note: str = "",
 ) -> str:
     """A `<figure>`: title, legend with last values, axes, curves; hovering on a point names it.
 
     The n-th series has the n-th colour. Series without points are left out; with none left the
-    result is empty.
+    result is empty. `x_name` says in words where a point is. The axis of y reaches down to
+    `y_min`, and up to `y_max` at most where no value is above; `log` makes it logarithmic where
+    all values are positive.
     """
     drawn = [(i, s) for i, s in enumerate(series[:MAX_COLOURS]) if s.points]
     if not drawn:
         return ""
+    named = x_name or (lambda x: f"{x_label} {number(x)}")
     xs, ys = ([p[axis] for _, s in drawn for p in s.points] for axis in (0, 1))
-    # Rounding to 9 digits takes 0.30000000000000004 off the labels.
-    y_ticks = [float(f"{t:.9g}") for t in ticks(min(ys), max(ys))]
-    y_ticks = [t for t in y_ticks if t <= y_max or max(ys) > y_max]
+    y_low, y_high = min(*ys, y_min), max(ys)
+    log = log and y_low > SMALLEST
+    marks = log_ticks(y_low, y_high) if log else ticks(y_low, y_high)
+    y_ticks = [float(f"{t:.9g}") for t in marks]  # 0.30000000000000004 is 0.3
+    y_ticks = [t for t in y_ticks if t <= y_max or y_high > y_max]
     x_low, x_high = min(xs), max(xs)
     x_low = 0.0 if 0 < x_low < 0.1 * x_high else x_low
     x_ticks = ticks(x_low, x_high, about=6, integer=True)
     if x_low == x_high:
         x_low, x_high = x_ticks[0], x_ticks[-1]
     left = 14 + 7 * max(len(y_tick(t)) for t in y_ticks)
+    along: Callable[[float], float] = math.log10 if log else float
+    bottom, top = along(y_ticks[0]), along(y_ticks[-1])
 
     def px(x: float) -> float:
         return left + (x - x_low) / (x_high - x_low) * (WIDTH - RIGHT - left)
 
     def py(y: float) -> float:
-        share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        share = (along(y) - bottom) / (top - bottom)
         return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
     parts = [
@@ -128,12 +147,26 @@ def line_plot(
     parts.append(
         f'<text x="{middle:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
     )
-    parts += [_curve(i, s, px, py, x_label, y_format) for i, s in drawn]
-    return (
-        f'<figure class="plot"><figcaption><b>{escape(title)}</b>{_legend(drawn, y_format)}'
-        f"{f'<small>{escape(note)}</small>' if note else ''}</figcaption>"
+    parts += [_curve(i, s, px, py, named, y_format) for i, s in drawn]
+    legend = [(f"s{i}", s.label, y_format(s.points[-1][1])) for i, s in drawn]
+    drawing = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by '
-        f'{escape(x_label)}">{"".join(parts)}</svg></figure>'
+        f'{escape(x_label)}">{"".join(parts)}</svg>'
+    )
+    return plot_figure(title, drawing, legend, note)
+
+
+def plot_figure(
+    title: str, drawing: str, legend: Sequence[tuple[str, str, str]] = (), note: str = ""
+) -> str:
+    """A drawing below its title, a legend of (CSS class, label, value), and a word more."""
+    keys = "".join(
+        f'<span class="key {colour}"><i></i>{escape(label)} <small>{escape(value)}</small></span>'
+        for colour, label, value in legend
+    )
+    return (
+        f'<figure class="plot"><figcaption><b>{escape(title)}</b>{keys}'
+        f"{f'<small>{escape(note)}</small>' if note else ''}</figcaption>{drawing}</figure>"
     )
 
 
@@ -145,136 +178,20 @@ def _short(tick: float) -> str:
     return f"{tick:g}"
 
 
-def _legend(drawn: Sequence[tuple[int, Series]], y_format: Callable[[float], str]) -> str:
-    return "".join(
-        f'<span class="key s{i}"><i></i>{escape(s.label)} '
-        f"<small>{escape(y_format(s.points[-1][1]))}</small></span>"
-        for i, s in drawn
-    )
-
-
 def _curve(
     index: int,
     series: Series,
     px: Callable[[float], float],
     py: Callable[[float], float],
-    x_label: str,
+    named: Callable[[float], str],
     y_format: Callable[[float], str],
 ) -> str:
     points = thin(series.points)
     path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
     dots = "".join(
         f'<circle class="dot" cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.6"><title>'
-        f"{escape(f'{series.label}: {y_format(y)} at {x_label} {number(x)}')}</title></circle>"
+        f"{escape(f'{series.label}: {y_format(y)} at {named(x)}')}</title></circle>"
         for x, y in points
     )
     hidden = " dots-hidden" if len(points) > MAX_VISIBLE_DOTS else ""
     return f'<g class="s{index}{hidden}"><polyline class="curve" points="{path}"/>{dots}</g>'
-
-
-def heat_map(counts: Sequence[Sequence[float]], names: Sequence[str]) -> str:
-    """Confusion counts [K][K], rows the truth: a cell is as strong as its share of the row.
-
-    Right answers and wrong ones have a colour each; wrong ones are drawn stronger than their share
-    (its square root), or nobody would see them.
-    """
-    k = len(counts)
-    labels = [name if len(name) <= 14 else name[:13] + "…" for name in names]
-    longest = max(len(label) for label in labels)
-    cell = min(72.0, max(22.0, 340 / k))
-    left = 14 + 6.6 * longest
-    upright = 7 * longest > cell  # column labels read upwards
-    top = left if upright else 24
-    parts = []
-    for i, label in enumerate(labels):
-        centre = (i + 0.5) * cell
-        turn = f' transform="rotate(-90 {left + centre:.1f} {top - 7:.1f})"' if upright else ""
-        anchor = "start" if upright else "middle"
-        shift = 4 if upright else 0
-        parts.append(
-            f'<text x="{left - 7:.1f}" y="{top + centre + 4:.1f}" text-anchor="end">'
-            f"{escape(label)}</text>"
-            f'<text x="{left + centre + shift:.1f}" y="{top - 7:.1f}" text-anchor="{anchor}"{turn}>'
-            f"{escape(label)}</text>"
-        )
-        total = sum(counts[i])
-        for j, count in enumerate(counts[i]):
-            share = count / total if total else 0.0
-            what = f"{names[i]} → {names[j]}: {number(count)} of {number(total)} ({share:.1%})"
-            parts.append(_cell(left + j * cell, top + i * cell, cell, count, share, i == j, what))
-    width, height = left + k * cell + 1, top + k * cell + 1
-    return (
-        f'<div class="scroll"><svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="Confusion matrix" style="max-width:{width * 1.15:.0f}px;'
-        f'min-width:{min(width, left + 25 * k):.0f}px">{"".join(parts)}</svg></div>'
-    )
-
-
-def _cell(
-    x: float, y: float, size: float, count: float, share: float, right: bool, what: str
-) -> str:
-    strength = share if right else math.sqrt(share)
-    text = number(count)
-    box = (
-        f'x="{x + 0.75:.2f}" y="{y + 0.75:.2f}" width="{size - 1.5:.2f}" height="{size - 1.5:.2f}"'
-    )
-    drawn = (
-        f'<rect {box} rx="2" class="{"right" if right else "wrong"}" '
-        f'fill-opacity="{0.04 + 0.96 * strength:.3f}"><title>{escape(what)}</title></rect>'
-    )
-    if count and 6.2 * len(text) + 2 <= size:
-        kind = "cell-text on-fill" if strength > 0.6 else "cell-text"
-        middle = f'x="{x + size / 2:.1f}" y="{y + size / 2 + 3.8:.1f}"'
-        drawn += f'<text class="{kind}" {middle}>{text}</text>'
-    return drawn
-
-
-def training_curves(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Loss, accuracy and learning rate of a run from the rows of its metrics.csv.
-
-    A value that is absent, None, NaN or infinite was not logged in that row. A curve nobody logged
-    is left out, and so is a plot without curves.
-    """
-    x_key = next((key for key in ("step", "epoch") if any(key in row for row in history)), "row")
-
-    def curves(**keys: str) -> list[Series]:
-        return [Series(label, _points(history, x_key, key)) for label, key in keys.items()]
-
-    rates, note = _learning_rates(history, x_key)
-    plots = [
-        line_plot("Loss", curves(train="train/loss", val="val/loss"), x_label=x_key),
-        line_plot(
-            "Accuracy",
-            curves(train="train/accuracy", val="val/accuracy"),
-            x_label=x_key,
-            y_format=percent,
-            y_tick=lambda share: f"{100 * share:.4g} %",
-            y_max=1.0,
-        ),
-        line_plot("Learning rate", rates, x_label=x_key, note=note),
-    ]
-    return [plot for plot in plots if plot]
-
-
-def _points(history: Sequence[Mapping[str, float]], x_key: str, key: str) -> tuple[Point, ...]:
-    """The finite values of a column by x; of a step logged twice (a resumed run), the later one."""
-    values: dict[float, float] = {}
-    for index, row in enumerate(history):
-        x, y = row.get(x_key, index if x_key == "row" else None), row.get(key)
-        if x is not None and y is not None and abs(x) < LARGEST and abs(y) < LARGEST:
-            values[float(x)] = float(y)
-    return tuple(sorted(values.items()))
-
-
-def _learning_rates(history: Sequence[Mapping[str, float]], x_key: str) -> tuple[list[Series], str]:
-    """One series per distinct curve: parameter groups that share a schedule are one line."""
-    keys = dict.fromkeys(key for row in history for key in row if key.startswith("lr/"))
-    distinct: dict[tuple[Point, ...], str] = {}
-    for key in keys:
-        if not key.endswith(("-momentum", "-weight_decay")):
-            distinct.setdefault(_points(history, x_key, key), key.removeprefix("lr/"))
-    series = [Series(label, points) for points, label in distinct.items() if points]
-    if len(series) <= MAX_COLOURS:
-        return series, ""
-    spread = [round(i * (len(series) - 1) / (MAX_COLOURS - 1)) for i in range(MAX_COLOURS)]
-    return [series[i] for i in spread], f"{MAX_COLOURS} of {len(series)} schedules"

@@ -93,7 +93,8 @@ class RunDirectory:
         """Remove what an earlier start of a run left that never reached its first last.ckpt."""
         if not self.is_run:
             return
-        for pattern in ("events.out.*", "metrics.csv", "train.log", "report.html", "*/best.ckpt"):
+        written = ("events.out.*", "metrics.csv", "train.log", "report.html", "*.id", "*/best.ckpt")
+        for pattern in written:
             for file in self.path.glob(pattern):
                 file.unlink()
 

@@ -3,10 +3,11 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
-from vitfw.callbacks import prediction_record
+from vitfw.callbacks import prediction_record, prediction_tally
 from vitfw.data.datamodule import ImageData
 from vitfw.training.classifier import Classifier
 
@@ -59,21 +60,22 @@ def test_confusion_equals_scikit_learns_with_an_odd_last_batch(tested):
     assert record.confusion.trace() < len(images)
 
 
-def test_the_worst_mistakes_of_all_batches_come_first(tested):
+def test_the_surest_mistakes_and_hits_of_all_batches_come_first(tested):
     record, logits, images = tested
     confidence, guesses = logits.softmax(1).max(1)
-    wrong = [i for i in range(len(images)) if guesses[i] != images.labels[i]]
-    wrong.sort(key=lambda i: -confidence[i].item())
-    assert len(wrong) > MOST
-    found = [(m.truth, m.guess, m.confidence) for m in record.mistakes]
-    assert found == [
-        (images.labels[i].item(), guesses[i].item(), confidence[i].item()) for i in wrong[:MOST]
-    ]
+    right = guesses == images.labels
+    for kept, of in ((record.mistakes, ~right), (record.best, right)):
+        order = sorted(of.nonzero()[:, 0].tolist(), key=lambda i: -confidence[i].item())
+        expected = [
+            (images.labels[i].item(), guesses[i].item(), confidence[i].item()) for i in order
+        ]
+        assert [(m.truth, m.guess, m.confidence) for m in kept] == expected[:MOST]
+    assert len(record.mistakes) == len(record.best) == MOST
 
 
 def test_the_pixels_of_mistakes_are_those_of_the_data_set(tested):
     record, _, images = tested
-    for mistake in record.mistakes:
+    for mistake in [*record.mistakes, *record.best]:
         assert mistake.image.dtype == torch.uint8
         same = (images.images == mistake.image).flatten(1).all(1).nonzero()[:, 0]
         assert images.labels[same].tolist() == [mistake.truth]
@@ -84,8 +86,8 @@ def test_every_pixel_value_comes_back_from_normalisation():
     data = ImageData("cifar10")
     mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
     normalised = (values / 255 - mean) / std
-    trainer = type("Trainer", (), {"datamodule": data})
-    assert torch.equal(prediction_record.PredictionRecord._pixels(trainer, normalised), values)
+    (pixels,) = prediction_tally.pixels_of(normalised[None], data.mean, data.std)
+    assert torch.equal(pixels, values)
 
 
 def test_a_test_without_mistakes_keeps_none_and_a_second_test_starts_anew(tmp_path):
@@ -107,3 +109,34 @@ def test_a_test_without_mistakes_keeps_none_and_a_second_test_starts_anew(tmp_pa
         trainer.test(Classifier(net, 2), datamodule=data, verbose=False)
         assert record.mistakes == []
         assert record.confusion.tolist() == [[2, 0], [0, 2]]
+        assert len(record.best) == 4
+
+
+def test_a_net_that_has_diverged_is_counted_like_any_other():
+    tally = prediction_tally.PredictionTally(2, 2, (0.0,), (1.0,))
+    tally.add(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]), torch.full((3, 2), torch.nan))
+    tally.finish(SingleDeviceStrategy())
+    assert tally.confusion.sum() == 3
+    assert [guess.confidence for guess in tally.mistakes + tally.best] == [0.0, 0.0, 0.0]
+
+
+def test_a_process_without_images_or_a_method_without_logits_has_no_confusion():
+    tally = prediction_tally.PredictionTally(2, 3, (0.0,), (1.0,))
+    tally.finish(SingleDeviceStrategy())
+    assert tally.confusion is None and tally.mistakes == tally.best == []
+
+
+def test_counts_are_those_of_all_processes():
+    class TwoAlike(SingleDeviceStrategy):
+        def reduce(self, tensor, *args, **kwargs):
+            return 2 * tensor
+
+    tally = prediction_tally.PredictionTally(2, 2, (0.0,), (1.0,))
+    tally.add(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.tensor([[1.0, 0.0]] * 2))
+    tally.finish(TwoAlike())
+    assert tally.confusion.tolist() == [[2, 0], [2, 0]]
+
+
+def test_a_record_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="most 0 must be at least 1"):
+        prediction_record.PredictionRecord(most=0)

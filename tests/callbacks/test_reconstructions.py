@@ -136,3 +136,13 @@ def test_another_method_is_refused(tmp_path: Path):
 def test_a_count_of_nothing_is_refused(options):
     with pytest.raises(ValueError, match="at least 1"):
         Reconstructions(**options)
+
+
+def test_the_report_gets_the_latest_picture_also_without_tensorboard(tmp_path: Path):
+    callback = Reconstructions(count=2)
+    assert callback.report_figures() == []
+    trainer = make_trainer(tmp_path, callback)
+    trainer.loggers = []
+    trainer.fit(make_learner(), datamodule=Noise())
+    (figure,) = callback.report_figures()
+    assert "after epoch 4" in figure.caption and figure.image.width > figure.image.height

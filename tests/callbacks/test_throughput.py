@@ -5,11 +5,13 @@ import time
 import lightning as L
 import pytest
 import torch
+from tiny_fit import fit, small_net
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitfw.callbacks.throughput import Throughput
 from vitfw.training.classifier import Classifier
+from vitfw.training.sam import SAM
 
 BATCHES, BATCH = 10, 4
 
@@ -127,3 +129,57 @@ def test_testing_an_earlier_checkpoint_does_not_turn_the_counts_back(tmp_path, c
     before = throughput.images, throughput.total_seconds()
     trainer.test(classifier, loader(), ckpt_path=tmp_path / "first.ckpt", verbose=False)
     assert (throughput.images, throughput.total_seconds()) == before
+
+
+# ── what is logged with the training metrics ──────────────────────────────────────────────────
+
+PEAK = 1e5
+FORWARD = 2 * (48 * 8 + 8 * 3)  # of `small_net`: two FLOPs for each of its weights
+RATE = BATCH / 2.0
+
+
+@pytest.fixture
+def peak(monkeypatch):
+    monkeypatch.setattr("vitfw.callbacks.throughput.matmul_peak", lambda device, dtype: PEAK)
+
+
+def speeds(clock, **options) -> list[dict[int, float]]:
+    records, _ = fit(clock, Throughput(), log_every_n_steps=2, **options)
+    tags = ("images_per_second", "model_flop_utilisation")
+    return [records.curve(f"speed/{tag}") for tag in tags]
+
+
+def test_speed_is_the_mean_since_the_last_logging_without_validation(clock, peak):
+    rates, _ = speeds(clock, val=loader(), max_epochs=2, val_check_interval=0.25)
+    assert rates == dict.fromkeys((2, 4, 6, 8), RATE)
+
+
+def test_utilisation_is_three_forward_passes_an_image_over_the_peak(clock, peak):
+    _, utilisation = speeds(clock)
+    assert utilisation == pytest.approx(
+        {2: 3 * FORWARD * RATE / PEAK, 4: 3 * FORWARD * RATE / PEAK}
+    )
+
+
+def test_sam_takes_twice_as_many_flops(clock, peak):
+    _, utilisation = speeds(
+        clock, optimizer=lambda net: SAM(torch.optim.SGD(net.parameters(), lr=0.1), net)
+    )
+    assert utilisation[4] == pytest.approx(6 * FORWARD * RATE / PEAK)
+
+
+class LooksAtValues(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if x.sum().item() > -1e9 else -x)  # there are none on meta
+
+
+@pytest.mark.parametrize("case", ["frozen layers", "not countable", "switched off"])
+def test_without_a_utilisation_there_is_a_speed(clock, peak, case):
+    net = small_net()
+    if case == "frozen layers":
+        net[1].requires_grad_(False)
+    if case == "not countable":
+        net = LooksAtValues(*net)
+    records, _ = fit(clock, Throughput(utilisation=case != "switched off"), net=net)
+    assert records.tags("speed/") == {"speed/images_per_second"}
+    assert records.curve("speed/images_per_second")[4] == RATE

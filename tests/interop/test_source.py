@@ -288,7 +288,7 @@ def test_a_torchvision_model_is_fetched_by_name(monkeypatch):
     from torchvision import models
 
     model = torchvision_vit()
-    monkeypatch.setattr(models, "get_model", lambda name, weights: model)
+    monkeypatch.setattr(models, "get_model", lambda name, **_: model)
     assert_starts_as(model, "torchvision:vit_b_16")
     assert read_source("torchvision:vit_b_16").mean == (0.485, 0.456, 0.406)
 

@@ -25,6 +25,7 @@ class CsvLogger(Logger):
         self.path = Path(path)
         self._columns: list[str] = []
         self._pending: Row = {}
+        self._pending_is_written = False
 
     @property
     def name(self) -> str:
@@ -42,15 +43,24 @@ class CsvLogger(Logger):
         if not self._columns:
             self._take_up(step or 0)
         if self._pending.get("step", step) != step:
-            self._append(self._pending)
-            self._pending = {}
+            self.write()
+            self._pending, self._pending_is_written = {}, False
         self._pending.update({**metrics, "step": step})
+        if self._pending_is_written:
+            self._rewrite(read_rows(self.path)[:-1])
+            self._pending_is_written = False
+
+    @rank_zero_only
+    def write(self) -> None:
+        """Write the row that is not complete yet, too: a checkpoint will not make it again."""
+        if self._pending and not self._pending_is_written:
+            self._append(self._pending)
+            self._pending_is_written = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._pending:
-            self._append(self._pending)
-            self._pending = {}
+        self.write()
+        self._pending, self._pending_is_written = {}, False
 
     def _take_up(self, step: int) -> None:
         self._columns = ["step"]

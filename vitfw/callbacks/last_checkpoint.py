@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from vitfw.callbacks.csv_logger import CsvLogger
 from vitfw.console import log
 
 GRADIENTS = "gradients"  # their key in a checkpoint
@@ -140,4 +141,7 @@ class LastCheckpoint(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         self._due = False
         trainer.save_checkpoint(self.path)
+        for logger in trainer.loggers:
+            if isinstance(logger, CsvLogger):
+                logger.write()
         self._saved_at = time.monotonic()

@@ -1,36 +1,34 @@
-"""What the test showed: the confusion matrix and the worst mistakes."""
+"""What the test showed: the confusion matrix, the worst mistakes and the best predictions."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class WrongGuess:
-    """A test image that was taken for another class. `image` is [C, H, W] uint8."""
-
-    image: Tensor
-    truth: int
-    guess: int
-    confidence: float
+from vitfw.callbacks.prediction_tally import Guess, PredictionTally
 
 
 class PredictionRecord(L.Callback):
-    """Counts (truth, guess) pairs, and keeps the `most` wrong guesses of highest confidence.
+    """Counts (truth, guess) pairs, and keeps the `most` guesses of highest confidence, wrong
+    (`mistakes`) and right (`best`).
 
-    `confusion` is [K, K], rows the truth, over all processes; `mistakes` are this process's.
+    `confusion` is [K, K], rows the truth, over all processes; the guesses are this process's. All
+    are there when the test has ended.
     """
 
     def __init__(self, most: int = 24):
+        if most < 1:
+            raise ValueError(f"callbacks.prediction_record.most {most} must be at least 1")
         self.most = most
         self.confusion: Tensor | None = None
-        self.mistakes: list[WrongGuess] = []
+        self.mistakes: list[Guess] = []
+        self.best: list[Guess] = []
+        self._tally: PredictionTally | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.confusion, self.mistakes = None, []
+        data: Any = getattr(trainer, "datamodule", None)
+        self.confusion, self.mistakes, self.best = None, [], []
+        self._tally = PredictionTally(self.most, len(data.classes), data.mean, data.std)
 
     def on_test_batch_end(
         self,
@@ -41,33 +39,13 @@ class PredictionRecord(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if outputs is None:  # a method without classes
-            return
-        images, labels = batch
-        confidences, guesses = outputs.softmax(dim=1).max(dim=1)  # [B], [B]
-        classes = outputs.shape[1]
-        pairs = torch.bincount(labels * classes + guesses, minlength=classes**2)
-        counts = pairs.reshape(classes, classes)
-        self.confusion = counts if self.confusion is None else self.confusion + counts
-        wrong = (guesses != labels).nonzero()[:, 0]
-        wrong = wrong[confidences[wrong].argsort(descending=True)][: self.most]
-        for i in wrong.tolist():
-            guess = WrongGuess(
-                self._pixels(trainer, images[i]),
-                int(labels[i]),
-                int(guesses[i]),
-                float(confidences[i]),
-            )
-            self.mistakes.append(guess)
-        self.mistakes.sort(key=lambda mistake: -mistake.confidence)
-        del self.mistakes[self.most :]
+        if isinstance(outputs, Tensor) and self._tally is not None:  # logits; None without classes
+            images, labels = batch
+            self._tally.add(images, labels, outputs)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.confusion is not None:
-            self.confusion = trainer.strategy.reduce(self.confusion, reduce_op="sum").cpu()
-
-    @staticmethod
-    def _pixels(trainer: L.Trainer, image: Tensor) -> Tensor:
-        data: Any = getattr(trainer, "datamodule", None)
-        mean, std = (image.new_tensor(values)[:, None, None] for values in (data.mean, data.std))
-        return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+        if self._tally is not None:
+            self._tally.finish(trainer.strategy)
+            self.confusion = self._tally.confusion
+            self.mistakes, self.best = self._tally.mistakes, self._tally.best
+            self._tally = None

@@ -1,4 +1,4 @@
-"""One bar for the whole run, and one line an epoch."""
+"""One bar for the whole run, one line an epoch, and how far an evaluation is."""
 
 import time
 from typing import Any
@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import Progress, TaskID
 
 from vitfw.console import console, log, progress_bars
+from vitfw.progress_bar import LongWork
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -15,13 +16,15 @@ SECONDS_BETWEEN_LINES = 60.0
 class RunProgress(ProgressBar):
     """Epoch, images per second, time left; after each epoch a line with loss and accuracy.
 
-    Where the output is not a terminal there is no bar, only the lines.
+    Where the output is not a terminal there is no bar, only the lines. A validation or a test that
+    takes long is shown in the same way.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._evaluation: LongWork | None = None
         self._enabled = True
         self._images = 0
         self._said = 0.0
@@ -44,6 +47,23 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
+
+    def _begin_evaluation(self, what: str, batches: list[int | float]) -> None:
+        """Within the bar of a training it is told by its name alone: two bars are one too many."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=what)
+        elif self._enabled:
+            self._evaluation = LongWork(what, int(sum(batches)), "batches")
+            self._evaluation.begin()
+
+    def _advance_evaluation(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.update()
+
+    def _end_evaluation(self, broken: bool = False) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end(broken)
+            self._evaluation = None
 
     def _advance(self, description: str, images: int) -> None:
         if self._progress is None or self._task is None:
@@ -90,8 +110,26 @@ class RunProgress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._begin_evaluation("validation", trainer.num_val_batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._advance_evaluation()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_evaluation()
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start("test", int(sum(trainer.num_test_batches)))
+        self._begin_evaluation("test", trainer.num_test_batches)
 
     def on_test_batch_end(
         self,
@@ -102,14 +140,15 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._advance("test", len(batch[1]) * trainer.world_size)
+        self._advance_evaluation()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop()
+        self._end_evaluation()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        self._end_evaluation(broken=True)
         self._stop()
 
     def print(self, *args: Any, **kwargs: Any) -> None:

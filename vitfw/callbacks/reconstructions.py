@@ -5,11 +5,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
+from vitfw.callbacks.board import boards
 from vitfw.errors import ConfigError
+from vitfw.figure import Figure
 from vitfw.preview import sample_grid
 from vitfw.training.masked_autoencoder import MaskedAutoencoder
 
@@ -33,6 +34,7 @@ class Reconstructions(L.Callback):
                 raise ValueError(f"callbacks.reconstructions.{name} {value} must be at least 1")
         self.count = count
         self.every_n_epochs = every_n_epochs
+        self._latest: tuple[Image.Image, int] | None = None  # and the epoch it is of
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, MaskedAutoencoder):
@@ -50,18 +52,29 @@ class Reconstructions(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        boards = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
-        if not (first and due and boards and trainer.is_global_zero):
+        if not (first and due and trainer.is_global_zero):
             return
         assert isinstance(pl_module, MaskedAutoencoder)
         data: Any = getattr(trainer, "datamodule", None)
         picture = self.picture(pl_module, batch[0][: self.count], data.mean, data.std)
-        for board in boards:
-            board.experiment.add_image(
+        self._latest = picture, trainer.current_epoch + 1
+        for board in boards(trainer):
+            board.add_image(
                 "reconstructions", np.asarray(picture), trainer.global_step, dataformats="HWC"
             )
+
+    def report_figures(self) -> list[Figure]:
+        """The latest picture; none before the first."""
+        if self._latest is None:
+            return []
+        picture, epoch = self._latest
+        caption = (
+            f"Validation images after epoch {epoch}: as they are, as the encoder sees them, and "
+            "with their hidden patches as predicted."
+        )
+        return [Figure("Reconstructions", picture, caption)]
 
     def picture(
         self, learner: MaskedAutoencoder, images: Tensor, mean: Any, std: Any

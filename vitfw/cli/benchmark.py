@@ -9,7 +9,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vitfw.assemble import prepare_process
-from vitfw.benchmarks import attention, data, fit, patch_embed, step_overhead, token_merging
+from vitfw.benchmarks import (
+    attention,
+    data,
+    fit,
+    monitoring,
+    patch_embed,
+    step_overhead,
+    token_merging,
+)
 from vitfw.benchmarks.record import default_path, store
 from vitfw.cli.app import output_path, run
 from vitfw.config import to_plain
@@ -24,8 +32,9 @@ SUITES: dict[str, ModuleType] = {
     "patch_embed": patch_embed,
     "token_merging": token_merging,
     "fit": fit,
+    "monitoring": monitoring,
 }
-WORD_LISTS = ("step.overrides", "fit.overrides")
+WORD_LISTS = ("step.overrides", "fit.overrides", "monitoring.overrides")
 MAY_BE_0 = ("workers", "seeds")
 NO_COUNTS = (  # of suite=fit, which checks them: minutes, seconds, rates and the like
     "cap_minutes",

@@ -11,6 +11,7 @@ COMMANDS = {
     "find_lr": "try rising learning rates for some steps, and suggest one",
     "evaluate": "metrics of a checkpoint on a split",
     "predict": "top-k classes of any image file or folder, from a checkpoint alone",
+    "attend": "what a checkpoint attends to in any image file or folder, as PNG",
     "export": "a checkpoint for timm, torchvision, Hugging Face, ONNX and others",
     "explain": "walk one batch through a model: shapes, parameters, FLOPs",
     "preview": "a picture of what a model is trained on: augmented samples, class counts",

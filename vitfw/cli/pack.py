@@ -1,30 +1,28 @@
 """`vitfw pack`: write a data set once into shards, to be streamed from a folder or a bucket."""
 
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.progress import Progress, TaskID
 
 from vitfw.assemble import prepare_process
 from vitfw.cli.app import run
 from vitfw.config import build, to_plain
-from vitfw.console import console, log, progress_bars
+from vitfw.console import log
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, Images
 from vitfw.data.packs.pack_folder import pack_folder
 from vitfw.data.packs.pack_manifest import MANIFEST, Manifest, is_remote, verify
 from vitfw.data.packs.pack_options import PackOptions
 from vitfw.errors import ConfigError
+from vitfw.progress_bar import LongWork
 
 SPLITS = ("train", "val", "test")
 SPLIT_KEYS = ("val_share", "split_seed", "fold", "folds", "limit", "only_classes")
 STREAM = "vitfw.data.packs.stream_data.StreamData"
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,31 +156,18 @@ def summary(manifest: Manifest) -> str:
     return ", ".join([*parts, f"{total / 1e6:,.1f} MB"])
 
 
-class Advance:
-    """Moves the bars; where the output is no terminal, a line a minute."""
-
-    def __init__(self, bars: Progress, tasks: dict[str, TaskID], totals: dict[str, int]):
-        self.bars, self.tasks, self.totals = bars, tasks, totals
-        self.done = dict.fromkeys(totals, 0)
-        self.began: dict[str, float] = {}
-        self.said = time.monotonic()
-
-    def __call__(self, split: str, images: int) -> None:
-        now = time.monotonic()
-        began = self.began.setdefault(split, now)
-        self.done[split] += images
-        done, total = self.done[split], self.totals[split]
-        rate = f"{done / (now - began):,.0f} img/s" if now > began else ""
-        self.bars.update(self.tasks[split], completed=done, rate=rate)
-        if not console.is_terminal and now - self.said > SECONDS_BETWEEN_LINES:
-            log.info(f"{split}: {done:,} of {total:,} images, {rate}")
-            self.said = now
-
-
 @contextmanager
-def progress(splits: dict[str, Images]) -> Iterator[Advance]:
-    bars = progress_bars()
-    totals = {name: len(images) for name, images in splits.items()}
-    tasks = {name: bars.add_task(name, total=total, rate="") for name, total in totals.items()}
-    with bars:
-        yield Advance(bars, tasks, totals)
+def progress(splits: dict[str, Images]) -> Iterator[Callable[[str, int], None]]:
+    """The function that hears how many images of a split were packed: one split after another."""
+    shown: dict[str, LongWork] = {}
+
+    with ExitStack() as stack:
+
+        def advance(split: str, images: int) -> None:
+            if split not in shown:
+                stack.close()
+                work = LongWork(f"packing {split}", len(splits[split]))
+                shown[split] = stack.enter_context(work)
+            shown[split].update(images)
+
+        yield advance

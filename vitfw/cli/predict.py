@@ -5,20 +5,22 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
-from rich.progress import track
 from torch import Tensor
 
 from vitfw.assemble import prepare_process
 from vitfw.atomic import write_text
 from vitfw.cli.app import output_path, run
 from vitfw.config import to_plain
-from vitfw.console import console, log
+from vitfw.console import log, messages_on_stderr
 from vitfw.data.transforms import UnreadableImage
 from vitfw.errors import ConfigError
 from vitfw.inference import Prediction, Predictor, find_images
+from vitfw.progress_bar import LongWork
 
 FORMATS = ("csv", "json")
 
@@ -37,13 +39,8 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
         if cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1")
     output = output_path(cfg["output"])
-    paths = find_images(Path(str(cfg["input"])).expanduser())
-    checkpoint = Path(cfg["checkpoint"]).expanduser()
-    predictor = Predictor(
-        checkpoint, cfg["accelerator"], str(cfg["precision"]), cfg["model"], str(cfg["weights"])
-    )
-    batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
-    found = list(predictor.predict(batches, cfg["top_k"]))
+    with messages_on_stderr() if output is None else nullcontext():
+        found = predictions(cfg)
     text = as_csv(found) if cfg["format"] == "csv" else as_json(found)
     if output is None:
         sys.stdout.write(text)
@@ -52,24 +49,39 @@ def predict(config: DictConfig, overrides: list[str]) -> None:
     log.info(f"wrote {len(found):,} predictions to {output}")
 
 
+def predictions(cfg: dict[str, Any]) -> list[Prediction]:
+    """What the checkpoint says of every image of `input`."""
+    paths = find_images(Path(str(cfg["input"])).expanduser())
+    checkpoint = Path(cfg["checkpoint"]).expanduser()
+    predictor = Predictor(
+        checkpoint, cfg["accelerator"], str(cfg["precision"]), cfg["model"], str(cfg["weights"])
+    )
+    batches = read_in_batches(predictor, paths, cfg["batch_size"], cfg["skip_unreadable"])
+    return list(predictor.predict(batches, cfg["top_k"]))
+
+
 def read_in_batches(
     predictor: Predictor, paths: list[Path], batch_size: int, skip_unreadable: bool
 ) -> Iterator[list[tuple[Path, Tensor]]]:
     """Raises ConfigError at the first image that cannot be read, unless they are to be skipped."""
-    batch: list[tuple[Path, Tensor]] = []
-    shown = console.is_terminal and len(paths) > batch_size
-    for path in track(paths, "predicting", console=console, transient=True, disable=not shown):
+    with LongWork("predicting", len(paths)) as work:
+        for first in range(0, len(paths), batch_size):
+            chosen = paths[first : first + batch_size]
+            if batch := list(read_all(predictor, chosen, skip_unreadable)):
+                yield batch
+            work.update(len(chosen))
+
+
+def read_all(
+    predictor: Predictor, paths: list[Path], skip_unreadable: bool
+) -> Iterator[tuple[Path, Tensor]]:
+    for path in paths:
         try:
-            batch.append((path, predictor.read(path)))
+            yield path, predictor.read(path)
         except UnreadableImage as error:
             if not skip_unreadable:
                 raise ConfigError(f"{error}; skip_unreadable=true goes on without it") from error
             log.warning(f"skipped: {error}")
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def as_csv(predictions: list[Prediction]) -> str:

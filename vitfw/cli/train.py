@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from torch import nn
@@ -28,16 +27,19 @@ from vitfw.assemble import (
     try_optimizer,
 )
 from vitfw.batch_size import fit_to_memory
+from vitfw.callbacks.loggers import log_config
+from vitfw.callbacks.run_config import RunConfig
 from vitfw.callbacks.skipped_images import SkippedImages
+from vitfw.callbacks.whereabouts import Whereabouts
 from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
 from vitfw.cli.app import run
-from vitfw.config import flatten, to_plain
+from vitfw.config import as_yaml, flatten, to_plain
 from vitfw.console import console, log, log_to, stop_logging_to
 from vitfw.cooldown import find_branch, is_cooldown, words_of_branch
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.features import data_to_fit
-from vitfw.finish import close_run, report_failure, say_stopped
+from vitfw.finish import Run, close_run, report_failure, report_stop
 from vitfw.guard_rails.plan import plan_of, usual_choice
 from vitfw.guard_rails.rules import Concern, check_plan, refuse, warn
 from vitfw.models.profile import count_parameters
@@ -91,6 +93,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
             *callbacks.values(),
             SkippedImages(data.bad_images),
             PassportCallback(make_passport(cfg, data)),
+            RunConfig(as_yaml(cfg), overrides, flatten(cfg)),
+            Whereabouts(),
         ],
         logger=list(build_each(cfg["logger"]).values()),
         plugins=[AtomicCheckpointIO()],
@@ -99,6 +103,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     )
     begun = start.checkpoint is not None and directory.last_checkpoint.exists()
     log_file = open_run(directory, cfg, overrides, anew=not begun)
+    this = Run(trainer, learner, data, callbacks, cfg, overrides, directory)
     try:
         if trainer.is_global_zero:
             log.info(
@@ -113,18 +118,18 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
             console.print(group_table(optimizer))
             warn(concerns)
             data.bad_images.retell()
-            show_hyperparameters(trainer, cfg)
+            log_config(trainer.loggers, flatten(cfg))
         fitted = data_to_fit(learner, data, directory.path / "features", cfg["data"], cfg["model"])
         trainer.fit(learner, datamodule=fitted, ckpt_path=start.checkpoint)
-        return close_run(trainer, learner, data, callbacks, cfg, overrides, directory)
+        return close_run(this)
     except SIGTERMException:
         if trainer.is_global_zero:
-            say_stopped(directory)
+            report_stop(this)
         interrupted = getattr(callbacks.get("last"), "interrupted", False)
         raise SystemExit(130 if interrupted else 143) from None
     except Exception as error:
         if trainer.is_global_zero:
-            report_failure(directory, overrides, data, error)
+            report_failure(this, error)
         raise
     finally:
         if log_file is not None:
@@ -175,16 +180,9 @@ def open_run(directory: RunDirectory, cfg: dict[str, Any], overrides: list[str],
         raise ConfigError(f"another process has just trained in {directory.path}; type that again")
     if anew:
         directory.clear()
+    (directory.path / "report.html").unlink(missing_ok=True)  # of where it was stopped before
     directory.write_config(cfg, overrides)
     return log_to(directory.path / "train.log")
-
-
-def show_hyperparameters(trainer: L.Trainer, cfg: dict[str, Any]) -> None:
-    """The config on TensorBoard's hparams page, beside the metric that runs are compared by."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            params = {key: str(value) for key, value in flatten(cfg).items()}
-            logger.log_hyperparams(params, {"val/accuracy_best": 0.0})
 
 
 def concerns_about(

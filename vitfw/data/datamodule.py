@@ -211,7 +211,7 @@ class ImageData(ClassificationData):
             sampler = self._sampler(images, 64, False)
             cpu = torch.device("cpu")
             loader = self._worker_loader(images, "train", sampler, self.num_workers, cpu)
-        mean, std = statistics_of(batch.images for batch in loader)
+        mean, std = statistics_of((batch.images for batch in loader), len(images))
         self.mean = per_channel("mean", mean, self.channels)
         self.std = per_channel("std", std, self.channels)
         self._on_device.clear()

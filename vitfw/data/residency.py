@@ -3,14 +3,14 @@
 import os
 
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader
 
-from vitfw.console import console, log
+from vitfw.console import log
 from vitfw.data.decode import Decoder, Samples, collate
 from vitfw.data.images import ArrayImages, EncodedImages
 from vitfw.data.loaders import NoteBad
 from vitfw.memory import total_memory
+from vitfw.progress_bar import LongWork
 
 BATCH = 64
 MOST_DECODED = 4 << 30  # bytes of a split that is decoded without being asked for
@@ -63,13 +63,14 @@ def decode_all(
     pixels = torch.empty(len(images), channels, *size, dtype=torch.uint8)
     labels = torch.empty(len(images), dtype=torch.int64)
     filled = 0
-    shown = track(loader, f"decoding {len(images):,} images", console=console, transient=True)
-    for samples in shown if console.is_terminal else loader:
-        if samples.bad:
-            note_bad([(images.name(i), reason) for i, reason in samples.bad], len(images))
-        end = filled + len(samples.labels)
-        if len(samples.labels):
-            pixels[filled:end], labels[filled:end] = samples.images, samples.labels
-        filled = end
+    with LongWork("decoding images", len(images)) as work:
+        for samples in loader:
+            if samples.bad:
+                note_bad([(images.name(i), reason) for i, reason in samples.bad], len(images))
+            end = filled + len(samples.labels)
+            if len(samples.labels):
+                pixels[filled:end], labels[filled:end] = samples.images, samples.labels
+            filled = end
+            work.update(len(samples.labels) + len(samples.bad))
     log.info(f"{filled:,} images decoded once, {pixels.nbytes / 2**20:,.0f} MiB held as pixels")
     return ArrayImages(pixels[:filled], labels[:filled])

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitfw.console import progress_bars
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.loaders import RawBatch
+from vitfw.progress_bar import LongWork
 from vitfw.training.pooled_features import pooled
 
 
@@ -39,8 +39,7 @@ def compute_features(
     values, labels = torch.empty(0), torch.empty(count, dtype=torch.int64)
     was_training = net.training
     net.eval()
-    with torch.no_grad(), progress_bars() as bars:
-        task = bars.add_task(f"features of {count:,} {split} images", total=count, rate="")
+    with torch.no_grad(), LongWork(f"features of {split} images", count) as work:
         for batch in data.loader(split, data.eval_batch_size, shuffle=False):
             images, given, keys = (part.to(device) for part in batch[:3])
             images, truth = data.prepare_evaluation(RawBatch(images, given, keys, batch.step))
@@ -52,7 +51,6 @@ def compute_features(
             end = filled + len(truth)
             values[filled:end], labels[filled:end] = found, truth
             filled = end
-            speed = bars.tasks[0].speed
-            bars.update(task, completed=filled, rate=f"{speed:,.0f} img/s" if speed else "")
+            work.update(len(given))
     net.train(was_training)
     return Features(values[:filled], labels[:filled])

@@ -25,6 +25,7 @@ from vitfw.interop import export_graph, export_weights
 from vitfw.interop.agreement import Logits, largest_difference, spread_of, with_drawn_head
 from vitfw.interop.staging import check_place, refusing, staged
 from vitfw.models.vit import VisionTransformer
+from vitfw.progress_bar import LongWork
 
 FOLDER = ""  # the suffix of what is no single file
 
@@ -210,14 +211,16 @@ def write_and_compare(
         ConfigError: the format cannot hold this net, or the disk not this file.
         DoesNotAgree: what was written computes something else.
     """
-    with refusing(path):
+    doing = "tracing and writing" if chosen.is_graph else "writing"
+    with refusing(path), LongWork(f"{doing} {path.name}"):
         try:
             chosen.write(net, passport, partial)
         except ConfigError as error:
             hint = "" if chosen.is_graph else "; safetensors and torch_export hold any net"
             raise ConfigError(f"{error}{hint}") from error
-    logits = chosen.read(net, passport, partial)
-    difference = largest_difference(net, logits, passport, chosen.is_graph)
+    with LongWork(f"verifying {path.name}"):
+        logits = chosen.read(net, passport, partial)
+        difference = largest_difference(net, logits, passport, chosen.is_graph)
     if not difference <= chosen.tolerance:  # NaN is not, either
         raise DoesNotAgree(
             f"{path} was not kept: its logits differ from the net's by up to {difference:.1e} "

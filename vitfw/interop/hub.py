@@ -1,6 +1,7 @@
 """Weights by name, from the cache or fetched: timm:NAME, torchvision:NAME, huggingface:NAME."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from vitfw.console import log
 from vitfw.errors import ConfigError, nearest
 from vitfw.interop.folder import WEIGHTS
+from vitfw.progress_bar import fetching
 
 
 def of_timm(name: str) -> nn.Module:
@@ -35,7 +37,7 @@ def of_torchvision(name: str) -> nn.Module:
         raise ConfigError(f"torchvision has no ViT {name!r}{hint}")
     return fetched(
         f"torchvision:{name}",
-        lambda: models.get_model(name, weights="DEFAULT"),
+        lambda: models.get_model(name, weights="DEFAULT", progress=sys.stderr.isatty()),
         "init_from=FILE.pth",
     )
 
@@ -73,7 +75,8 @@ def fetched(what: str, fetch: Callable[[], Any], hint: str) -> Any:
     level = client.level
     client.setLevel(logging.ERROR)
     try:
-        return fetch()
+        with fetching(what):
+            return fetch()
     except Exception as error:  # of the hub, of its client, of the library's own files
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(

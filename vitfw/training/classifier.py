@@ -87,11 +87,14 @@ class Classifier(Learner):
         self.train_metrics.reset()
         return measured
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the logits [B, K] of the evaluated weights, as `test_step` does."""
         images, labels = batch
-        self.val.update(self.evaluated(images).float(), labels)
+        logits = self.evaluated(images).float()  # [B, K]
+        self.val.update(logits, labels)
         if self.val_raw is not None:
             self.val_raw.update(self.net(images).float(), labels)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         for evaluation in (self.val, self.val_raw):

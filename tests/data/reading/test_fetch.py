@@ -31,6 +31,7 @@ from vitfw.data.reading.fetch import obtain
 from vitfw.data.reading.fetch_scratch import Scratch, alone
 from vitfw.data.sets import large
 from vitfw.errors import ConfigError
+from vitfw.progress_bar import LongWork
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -188,16 +189,19 @@ def test_nothing_is_printed_where_there_is_no_terminal(dtd, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_download_and_unpacking_are_shown_to_the_last_byte(dtd, server, monkeypatch):
+    shown = []
 
+    class Watched(LongWork):
+        def end(self, broken=False):
+            shown.append((self.what, self.done, self.total, self.unit))
+            super().end(broken)
 
-def test_progress_is_shown_on_a_terminal(dtd, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("vitfw.data.reading.fetch_torchvision.LongWork", Watched)
     dtd()
-    assert "100%" in terminal.getvalue()
+    size = (server.folder / ARCHIVE).stat().st_size
+    assert (f"downloading {ARCHIVE}", size, size, "bytes") in shown
+    assert f"unpacking {ARCHIVE}" in [what for what, *_ in shown]
 
 
 def test_two_processes_at_once_download_once(dtd, server):

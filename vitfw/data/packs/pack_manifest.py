@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 from vitfw.atomic import write_text
 from vitfw.data.packs.bucket_objects import Bucket
 from vitfw.errors import ConfigError
+from vitfw.progress_bar import LongWork
 
 MANIFEST, INDEX = "pack.json", "index.json"
 UNFINISHED = ".packing"  # folder of what a pack command has done so far
@@ -197,10 +198,12 @@ def verify(folder: Path) -> Manifest:
         ConfigError: names the first file that differs.
     """
     manifest = read_manifest(folder)
-    for name, split in manifest.splits.items():
-        for shard in split.shards:
+    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    with LongWork("verifying", sum(shard.bytes for _, shard in shards), "bytes") as work:
+        for name, shard in shards:
             if sha256_of(folder / name / shard.file) != shard.sha256:
                 raise ConfigError(_mismatch(folder, f"{name}/{shard.file}"))
+            work.update(shard.bytes)
     return manifest
 
 

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,9 @@ from unittest import mock
 
 from torchvision.datasets import utils
 
+from vitfw.console import messages_on_stderr
 from vitfw.data.reading.fetch_scratch import Scratch
+from vitfw.progress_bar import LongWork
 
 # What reaches for the network; torchvision's own names differ between its versions.
 NETWORK = ("_get_redirect_url", "_urlretrieve", "_download_file_from_remote_location")
@@ -35,10 +36,13 @@ def watched_downloads(scratch: Scratch, download: bool) -> Iterator[None]:
     Raises:
         NotAllowedError: a file has to come from the network and `download` is false.
     """
-    check, tqdm = utils.check_integrity, getattr(utils, "tqdm", None)
+    check, extract = utils.check_integrity, utils.extract_archive
+    asked_for = ""  # the file that was checked last: if it is not there, it is downloaded
 
     def check_integrity(fpath: str | os.PathLike[str], md5: str | None = None) -> bool:
+        nonlocal asked_for
         file = Path(fpath)
+        asked_for = file.name
         place = scratch.place_of(file)
         if md5 and place and not file.exists() and check(os.fspath(place), md5):
             scratch.borrow(file)
@@ -48,16 +52,25 @@ def watched_downloads(scratch: Scratch, download: bool) -> Iterator[None]:
             scratch.keep(file)
         return right
 
+    def extract_archive(from_path: str | Path, *args: Any, **options: Any) -> str | Path:
+        with LongWork(f"unpacking {Path(from_path).name}"):
+            return extract(from_path, *args, **options)
+
+    def bar(total: int | None = None, **_: Any) -> LongWork:
+        return LongWork(f"downloading {asked_for}", total, "bytes")
+
     patches: dict[str, Any] = {"check_integrity": check_integrity}
-    if tqdm:
-        patches["tqdm"] = partial(tqdm, disable=None)  # None: where it is no terminal
+    patches["extract_archive"] = extract_archive
+    if hasattr(utils, "tqdm"):
+        patches["tqdm"] = bar
     if not download:
         patches |= {name: refuse for name in NETWORK if hasattr(utils, name)}
     with ONE_AT_A_TIME, contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(utils, **patches))
         if not download:
             stack.enter_context(no_google_drive())
-        if not sys.stdout.isatty():
+        if not sys.stdout.isatty():  # what torchvision prints goes nowhere, what we say does not
+            stack.enter_context(messages_on_stderr())
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
 

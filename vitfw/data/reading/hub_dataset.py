@@ -19,6 +19,7 @@ from vitfw.data.reading.csv_file import SPLITS, sorted_labels
 from vitfw.data.sets.dataset import SplitName
 from vitfw.data.transforms import UnreadableImage
 from vitfw.errors import ConfigError, nearest
+from vitfw.progress_bar import fetching
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,7 +117,8 @@ def load(address: str, cache: Path | None) -> "dict[str, Dataset]":
         else:
             name, _, config = address.partition(":")
             where = (str(folder), None) if folder.exists() else (name, config or None)
-            found = datasets.load_dataset(*where, cache_dir=str(cache) if cache else None)
+            with fetching(address):
+                found = datasets.load_dataset(*where, cache_dir=str(cache) if cache else None)
     except Exception as error:  # the library lets through what its many readers raise
         reasons = [" ".join(str(e).split()) for e in (error, error.__cause__) if e is not None]
         raise ConfigError(
