@@ -4,10 +4,12 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     HydraException,
@@ -97,8 +99,20 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+    with composing():
         return hydra.compose(config_name, list(overrides))
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Hydra ready to compose, also within a job of Hydra's own."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def prefer_typed_groups(
@@ -114,7 +128,7 @@ def prefer_typed_groups(
     if not groups or not {"recipe", "experiment"} & typed.keys():
         return config
     recipes = [word for word in overrides if word.split("=")[0] in ("recipe", "experiment")]
-    with hydra.initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+    with composing():
         whole = hydra.compose(config_name, recipes, return_hydra_config=True)
     for group in groups:
         if whole.hydra.runtime.choices[group] != typed[group]:

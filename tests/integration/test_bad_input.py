@@ -80,7 +80,8 @@ def test_a_wrong_value_in_a_sweep_is_told_in_one_line(tmp_path, monkeypatch, cap
 
 def test_a_sweep_whose_jobs_would_start_the_sweep_again_is_refused(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "-m", "seed=1,2", "trainer=ddp", "trainer.devices=2"]) == 2
+    words = ["hydra/launcher=basic", "seed=1,2", "trainer=ddp", "trainer.devices=2"]
+    assert main(["train", "-m", *words]) == 2
     assert "use torchrun" in capfd.readouterr().err
 
 

@@ -86,6 +86,14 @@ class Outcome:
     code = 0
 
 
+class JobFailed(Exception):
+    """A job within Hydra's command failed, and has said why; other jobs of a sweep go on."""
+
+    def __init__(self, code: int):
+        super().__init__(f"ended with exit code {code}")
+        self.code = code
+
+
 @contextmanager
 def exit_code() -> Iterator[Outcome]:
     """Turn what a command raises into an exit code, and say it in one line where it is the user's.
@@ -103,6 +111,8 @@ def exit_code() -> Iterator[Outcome]:
     except (HydraException, OmegaConfBaseException) as error:
         outcome.code = WRONG_REQUEST
         say_error(str(error))
+    except JobFailed as error:
+        outcome.code = error.code
     except (UnreadableImage, TooManyBadImages) as error:
         outcome.code = BROKE
         say_error(str(error).strip().splitlines()[-1])  # a worker's message begins with its trace
@@ -147,13 +157,17 @@ def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
 
     typed, shown = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> object:
         overrides = list(HydraConfig.get().overrides.task)
         config = configs.prefer_typed_groups(config_name, overrides, config)
+        made = None
         with as_typed(typed, shown), exit_code() as outcome:
-            task(config, overrides)
+            made = task(config, overrides)
+        if outcome.code in (WRONG_REQUEST, BROKE):
+            raise JobFailed(outcome.code)
         if outcome.code:
             raise SystemExit(outcome.code)
+        return made
 
     configs.register_resolvers()
     folder = str(configs.config_folder().resolve())

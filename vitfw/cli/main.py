@@ -14,6 +14,7 @@ COMMANDS = {
     "attend": "what a checkpoint attends to in any image file or folder, as PNG",
     "export": "a checkpoint for timm, torchvision, Hugging Face, ONNX and others",
     "explain": "walk one batch through a model: shapes, parameters, FLOPs",
+    "compare": "rank runs or a sweep: a table, and a page with plots",
     "preview": "a picture of what a model is trained on: augmented samples, class counts",
     "pack": "write a data set once into shards, for disks and object stores",
     "benchmark": "images per second of data, step and attention, beside other libraries",

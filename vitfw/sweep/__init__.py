@@ -1,0 +1,1 @@
+"""A search over configs: its space, its study, and the loop that asks, launches and tells."""

@@ -1,0 +1,103 @@
+"""What a search looks for: a figure of metrics.json, or the best of a column of metrics.csv."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitfw.errors import ConfigError, nearest
+
+MAXIMIZE, MINIMIZE = "maximize", "minimize"
+# What `finish.gather_metrics` measures, apart from the test.
+AT_THE_END = {"fit_seconds", "epochs", "steps", "train/images_per_second", "params"}
+AT_THE_END |= {"flops_per_image"}
+BEST = "val/accuracy_best"
+ACCURACIES = {"accuracy", "accuracy_top5"}
+TRAINING = {"train/loss", "train/loss_epoch"}
+# What the methods log, by the end of their `_target_`.
+LOGGED = {
+    "Classifier": {"loss", *ACCURACIES},
+    "DistilledClassifier": {"loss", *ACCURACIES},
+    "LinearProbe": {"loss", *ACCURACIES},
+    "MaskedAutoencoder": {"loss"},
+}
+OF_CLASSES = "class_accuracy/"  # followed by the name of a class
+
+
+def known_metrics(method: str, averaged: bool) -> set[str]:
+    """What a run of a method measures; empty for a method that is not ours.
+
+    `method` is its `_target_`; `averaged`: there is a second set of weights, and `val_raw/…`.
+    """
+    logged = LOGGED.get(method.rpartition(".")[2])
+    if logged is None:
+        return set()
+    known = AT_THE_END | TRAINING | {f"val/{name}" for name in logged}
+    if "accuracy" in logged:
+        known |= {BEST} | {f"train/{name}" for name in ACCURACIES}
+    if averaged and method.endswith("Classifier"):
+        known |= {f"val_raw/{name}" for name in logged}
+    return known
+
+
+def check_metrics(metrics: Sequence[str], known: set[str]) -> None:
+    """Raises ConfigError: a metric is of the test set, or nothing measures it."""
+    for metric in metrics:
+        if metric.startswith("test/"):
+            raise ConfigError(
+                f"hydra.sweeper.metric={metric}: a search must not choose on the test set; "
+                f"use val/{metric.removeprefix('test/')} or {BEST}"
+            )
+        if known and metric not in known and not metric.startswith(OF_CLASSES):
+            hint = nearest(metric, known) or f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"hydra.sweeper.metric={metric} is never logged by this run{hint}")
+
+
+def direction_of(metric: str) -> str:
+    """Less is better of losses, seconds, sizes and memory; more of everything else."""
+    last = metric.rpartition("/")[2]
+    less = last.startswith("loss") or "seconds" in metric or metric.startswith("memory/")
+    cost = metric in ("params", "flops_per_image", "epochs", "steps")
+    return MINIMIZE if less or cost else MAXIMIZE
+
+
+def pruning_metric(metric: str) -> str | None:
+    """What is known of a metric after each validation; None: nothing."""
+    if metric == BEST:
+        return "val/accuracy"
+    return metric if metric.startswith(("val/", "val_raw/", OF_CLASSES)) else None
+
+
+def objective_of(folder: Path, metrics: Mapping[str, Any], metric: str, direction: str) -> float:
+    """The metric of a finished run.
+
+    Raises:
+        LookupError: the run has not measured it, or it is not finite.
+    """
+    value = metrics.get(metric)
+    if value is None:
+        values = column(folder / "metrics.csv", metric)
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            state = "never a finite number" if values else "not measured by this run"
+            raise LookupError(f"{metric} was {state}")
+        return max(finite) if direction == MAXIMIZE else min(finite)
+    if not math.isfinite(value):
+        raise LookupError(f"{metric} is {value}")
+    return float(value)
+
+
+def column(path: Path, name: str) -> list[float]:
+    """What `metrics.csv` has of a metric."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as source:
+        return [float(row[name]) for row in csv.DictReader(source) if row.get(name)]
+
+
+def finished_metrics(folder: Path) -> dict[str, Any] | None:
+    """`metrics.json` of a run that came to its end."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
