@@ -156,3 +156,20 @@ def test_a_head_that_looks_further_stands_higher(blocks):
 def test_distances_far_below_a_pixel_and_without_end_are_drawn():
     distance_picture(torch.full((2, 2), 1e-3), 1e-3, "")
     distance_picture(torch.full((2, 2), 5000.0), 4000.0, "")
+
+
+def test_of_a_net_that_diverged_in_a_late_block_the_first_ones_are_drawn():
+    heads, gone = [2.0, 3.0], [torch.nan, torch.nan]
+    whole, broken = (
+        np.asarray(distance_picture(torch.tensor([heads, late]), 4.0, "title"))
+        for late in (heads, gone)
+    )
+    differs = (whole != broken).any(axis=(0, 2))
+    assert not differs[:230].any() and differs[400:].any()
+
+
+def test_nan_is_drawn_dark_and_said():
+    attention = torch.full((4, 4), torch.nan)
+    drawn = laid_over(Image.new("RGB", (40, 40), PAPER), attention)
+    assert lightness(drawn).max() < lightness(Image.new("RGB", (1, 1), PAPER)).max()
+    assert range_of(attention) == "nan - nan %"

@@ -3,6 +3,7 @@
 B images, C channels, H heads, L blocks, G grid side.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -70,7 +71,11 @@ def tiles_of(images: Tensor, side: int) -> list[Image.Image]:
 
 
 def laid_over(picture: Image.Image, attention: Tensor) -> Image.Image:
-    """A map [G, G], stretched over the picture in grey: dark where least, light where most."""
+    """A map [G, G], stretched over the picture in grey: dark where least, light where most.
+
+    NaN, which a net that has diverged gives, is dark.
+    """
+    attention = attention.nan_to_num(0.0)
     least, most = attention.aminmax()
     shares = (attention - least) / (most - least).clamp(min=FLAT * float(most) or 1.0)
     size = (picture.height, picture.width)
@@ -177,12 +182,13 @@ def rollout_picture(
 def distance_picture(distances: Tensor, uniform: float, title: str) -> Image.Image:
     """Mean attention distances [L, H], in pixels: a dot a head, a line through the blocks' means.
 
-    `uniform` is what a head has that attends to all patches alike.
+    `uniform` is what a head has that attends to all patches alike. Heads that are NaN, those of a
+    net that has diverged, have no dot, and their blocks no mean.
     """
     page = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(page)
     blocks = len(distances)
-    most = max(float(distances.max()), uniform)
+    most = max(float(distances.nan_to_num(0.0).max()), uniform)
     step = tick_step(max(round(most), 1))
     highest = step * (int(most / step) + 1)
 
@@ -203,11 +209,13 @@ def distance_picture(distances: Tensor, uniform: float, title: str) -> Image.Ima
     draw.text((LEFT - 10, TOP - 18), "px", MUTED, font(SMALL), anchor="rm")
     for x in range(LEFT, WIDTH - RIGHT, 10):
         draw.line([(x, py(uniform)), (x + 4, py(uniform))], MUTED)
-    line = [(px(block), py(float(mean))) for block, mean in enumerate(distances.mean(dim=1))]
+    means = enumerate(distances.mean(dim=1).tolist())
+    line = [(px(block), py(mean)) for block, mean in means if math.isfinite(mean)]
     draw.line(line, VAL, width=3, joint="curve")
     for block, heads in enumerate(distances.tolist()):
         for pixels in heads:
-            dot(draw, px(block), py(pixels))
+            if math.isfinite(pixels):
+                dot(draw, px(block), py(pixels))
     legend(draw, WIDTH - RIGHT, TOP - 18)
     return page
 

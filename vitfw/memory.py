@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -34,3 +36,18 @@ def total_memory(device: torch.device) -> int:
     except (OSError, ValueError):  # no such limit, or "max"
         return installed
     return min(installed, allowed)
+
+
+def resident_bytes() -> int:
+    """What of this process is in memory now; without /proc the most that ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return most_resident_bytes()
+    return pages * resource.getpagesize()
+
+
+def most_resident_bytes() -> int:
+    """The most of this process that was ever in memory."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # others count in KiB

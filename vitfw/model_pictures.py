@@ -69,9 +69,10 @@ def position_similarity(table: Tensor) -> Tensor:
 
 
 def colours_of(values: Tensor) -> np.ndarray:
-    """[…] in 0 to 1 → […, 3] uint8, straight lines between `COLOURS`."""
+    """[…] in 0 to 1 → […, 3] uint8, straight lines between `COLOURS`; NaN is as 0."""
     places = np.linspace(0, 1, len(COLOURS))
-    channels = [np.interp(values.numpy(), places, each) for each in zip(*COLOURS, strict=True)]
+    shares = values.nan_to_num(0.0).numpy()
+    channels = [np.interp(shares, places, each) for each in zip(*COLOURS, strict=True)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 

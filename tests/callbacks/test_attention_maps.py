@@ -1,5 +1,6 @@
 """What the AttentionMaps callback draws and logs, and that training does not notice."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -70,8 +72,9 @@ def validate(callback: AttentionMaps, learner: L.LightningModule, **told) -> Wri
     """The first validation batch, as a trainer would show it to the callback."""
     logger = Written()
     data = Noise()
+    steps = {"current_epoch": 0, "max_epochs": 9, "max_steps": -1, "global_step": 7}
     trainer = SimpleNamespace(
-        **{"current_epoch": 0, "max_epochs": 9, "global_step": 7, "sanity_checking": False, **told},
+        **{**steps, "sanity_checking": False, "strategy": None, **told},
         is_global_zero=True,
         datamodule=data,
         loggers=[logger],
@@ -226,6 +229,24 @@ def test_it_waits_for_its_epoch(told):
     assert validate(AttentionMaps(every_n_epochs=3), make_learner(), **told).rows == []
 
 
+def test_the_last_step_is_drawn_in_whatever_epoch_it_is():
+    told = {"max_epochs": -1, "current_epoch": 1, "max_steps": 7}
+    assert validate(AttentionMaps(every_n_epochs=3), make_learner(), **told).rows
+
+
+def test_a_net_that_has_diverged_is_drawn_and_not_a_reason_to_stop():
+    learner = make_learner()
+    nn.init.constant_(learner.net.blocks[0].attn.qkv.weight, torch.nan)
+    callback = AttentionMaps()
+    ((_, row),) = validate(callback, learner).rows
+    assert all(math.isnan(distance) for distance in row.values())
+    assert len(callback.report_figures()) == 2
+
+
+def test_where_a_process_has_a_part_of_the_weights_nothing_is_drawn():
+    assert validate(AttentionMaps(), make_learner(), strategy=FSDPStrategy()).rows == []
+
+
 def test_a_net_without_attention_is_left_alone():
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     assert validate(AttentionMaps(block=5, query=[90, 90]), make_learner(net)).rows == []
@@ -272,4 +293,5 @@ def test_numbers_that_make_no_sense_are_refused(options, said):
 )
 def test_what_the_net_does_not_have_is_refused_before_it_is_fitted(options, said):
     with pytest.raises(ConfigError, match=said):
-        AttentionMaps(**options).setup(SimpleNamespace(is_global_zero=True), make_learner(), "fit")
+        trainer = SimpleNamespace(is_global_zero=True, strategy=None)
+        AttentionMaps(**options).setup(trainer, make_learner(), "fit")

@@ -5,7 +5,8 @@ import resource
 import torch
 from tiny_fit import fit
 
-from vitfw.callbacks.memory_use import GIB, MemoryUse, resident_bytes
+from vitfw.callbacks.memory_use import GIB, MemoryUse
+from vitfw.memory import resident_bytes
 
 
 def test_what_is_allocated_and_touched_is_resident():

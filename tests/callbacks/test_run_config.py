@@ -19,8 +19,14 @@ from torch.utils.data import DataLoader
 from vitfw.callbacks.run_config import RunConfig
 
 CONFIG = "model:\n  depth: 1\nnote: '# <b>| not a table'\n"
-OVERRIDES = ["model.depth=1", "optimizer.lr=0.01"]
-HYPERPARAMETERS = {"optimizer.lr": 0.01, "model._target_": "vit", "freeze": ["a"], "compile": True}
+OVERRIDES = ["model=vit_b16", "optimizer.lr=1e-2"]
+HYPERPARAMETERS = {
+    "compile": True,
+    "optimizer.lr": 0.01,
+    "model._target_": "vit",
+    "callbacks.attention.count": 4,
+    "freeze": ["a"],
+}
 ACCURACIES = (0.25, 0.75, 0.5)  # of three validations
 
 
@@ -104,6 +110,13 @@ def test_the_hparams_page_shows_the_best_accuracy(fitted: Path):
     assert group.hparams["optimizer.lr"].number_value == 0.01
     assert group.hparams["compile"].string_value == "True"
     assert group.hparams["freeze"].string_value == "['a']"
+    assert group.hparams["model"].string_value == "vit_b16"
+    assert set(group.hparams) == {"model", "optimizer.lr", "compile", "freeze"}
+
+
+def test_what_was_typed_stands_first_on_the_hparams_page():
+    shown = RunConfig(CONFIG, OVERRIDES, HYPERPARAMETERS).hyperparameters
+    assert list(shown) == ["model", "optimizer.lr", "compile", "freeze"]
 
 
 def test_a_run_that_goes_on_stays_one_line_of_the_page(tmp_path: Path):

@@ -101,6 +101,12 @@ def test_the_batches_of_an_accumulated_step_add_up(clock):
     assert phases == [{2: seconds, 3: seconds} for seconds in sums]
 
 
+def test_only_whole_steps_are_told(clock):
+    phases = timed(clock, count=12, accumulate_grad_batches=2, log_every_n_steps=3)
+    sums = (2 * DATA, 2 * FORWARD, 2 * BACKWARD, OPTIMIZER)
+    assert phases == [dict.fromkeys((2, 3, 5, 6), seconds) for seconds in sums]
+
+
 def test_both_passes_of_sam_add_up(clock):
     phases = timed(clock, optimizer=lambda net: SAM(slow_sgd(clock, net), net))
     sums = (DATA, 2 * FORWARD, 2 * BACKWARD, OPTIMIZER)

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitfw.attention_pictures import distance_picture, heads_picture, heads_title, rollout_picture
 from vitfw.callbacks.board import boards
 from vitfw.callbacks.drawing_time import DrawingTime
+from vitfw.callbacks.evaluation_mode import evaluated_net
 from vitfw.console import log
 from vitfw.errors import ConfigError
 from vitfw.figure import Figure
@@ -25,7 +26,6 @@ from vitfw.models.attention_rollout import (
 )
 from vitfw.models.vit import VisionTransformer
 from vitfw.preview import captions_of
-from vitfw.training.learner import Learner
 from vitfw.training.masked_autoencoder import MaskedAutoencoder
 
 MOST_BYTES = 256_000_000  # of the attention of all blocks, at any time
@@ -87,7 +87,7 @@ class AttentionMaps(L.Callback):
         return self._figures
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        net = net_of(pl_module)
+        net = net_of(trainer, pl_module)
         if stage != "fit" or net is None:
             return
         depth, grid = len(net.blocks), net.patch_embed.grid_size
@@ -122,8 +122,9 @@ class AttentionMaps(L.Callback):
     ) -> None:
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
         epoch = trainer.current_epoch + 1
-        due = (epoch % self.every_n_epochs == 0 and self._time.left) or epoch == trainer.max_epochs
-        net = net_of(pl_module)
+        last = epoch == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
+        due = last or (epoch % self.every_n_epochs == 0 and self._time.left)
+        net = net_of(trainer, pl_module)
         data: Any = getattr(trainer, "datamodule", None)
         if not (first and due and trainer.is_global_zero) or net is None or data is None:
             return
@@ -186,7 +187,7 @@ class AttentionMaps(L.Callback):
         return drawn
 
 
-def net_of(pl_module: L.LightningModule) -> VisionTransformer | None:
+def net_of(trainer: L.Trainer, pl_module: L.LightningModule) -> VisionTransformer | None:
     """The evaluated net, if its attention can be had."""
-    net = pl_module.evaluated if isinstance(pl_module, Learner) else None
+    net = evaluated_net(trainer, pl_module)
     return net if isinstance(net, VisionTransformer) else None

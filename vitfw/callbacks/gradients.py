@@ -6,13 +6,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitfw.callbacks.evaluation_mode import SHARDED
 from vitfw.callbacks.logging_steps import log_scalars, logs_after
 
-SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 Parts = dict[str, list[nn.Parameter]]
 
 

@@ -1,14 +1,12 @@
 """How much memory training takes."""
 
-import resource
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
 from vitfw.callbacks.logging_steps import log_scalars, logs_after
+from vitfw.memory import resident_bytes
 
 GIB = 2**30
 
@@ -47,13 +45,3 @@ class MemoryUse(L.Callback):
                 most = torch.cuda.max_memory_allocated(pl_module.device)
                 used["memory/device_gib"] = most / GIB
             log_scalars(trainer, used)
-
-
-def resident_bytes() -> int:
-    """What of this process is in memory, now; without /proc the most that ever was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
-    return pages * resource.getpagesize()

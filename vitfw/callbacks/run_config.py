@@ -9,20 +9,24 @@ from torch.utils.tensorboard.summary import hparams
 
 from vitfw.callbacks.board import boards
 
-METRIC = "val/accuracy_best"
+UNSEEN = ("callbacks.", "logger.", "run_dir")
 
 
 class RunConfig(L.Callback):
     """Writes the texts `config` and `overrides`, and `hyperparameters`, by dotted keys, to the
-    hparams page, beside the best validation accuracy (`val/accuracy_best`) so far.
+    hparams page, beside the best so far of what `best.ckpt` is chosen by (`val/accuracy_best`).
+
+    That page shows what was typed first, and neither what is built nor what only watches.
     """
 
     def __init__(self, config: str, overrides: Sequence[str], hyperparameters: Mapping[str, Any]):
         self.config = config
         self.overrides = list(overrides)
+        ordered = {**typed_values(overrides, hyperparameters), **hyperparameters}
         self.hyperparameters = {
             key: value if type(value) in (int, float) else str(value)
-            for key, value in hyperparameters.items()
+            for key, value in ordered.items()
+            if not key.startswith(UNSEEN) and not key.endswith(("_target_", "_partial_"))
         }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -32,17 +36,30 @@ class RunConfig(L.Callback):
             board.add_text("overrides", block(typed), trainer.global_step)
             writer = board._get_file_writer()
             assert writer is not None
-            for summary in hparams(self.hyperparameters, {METRIC: 0.0}):  # the name, no value
+            names = dict.fromkeys(best_scores(trainer), 0.0)  # the values come with the epochs
+            for summary in hparams(self.hyperparameters, names):
                 writer.add_summary(summary)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for callback in trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint) or callback.monitor != "val/accuracy":
-                continue
-            if callback.best_model_score is not None:
-                best = float(callback.best_model_score)
+        for name, best in best_scores(trainer).items():
+            if best is not None:
                 for board in boards(trainer):
-                    board.add_scalar(METRIC, best, trainer.global_step)
+                    board.add_scalar(name, float(best), trainer.global_step)
+
+
+def best_scores(trainer: L.Trainer) -> dict[str, Any]:
+    """The best so far of what each checkpoint is chosen by; None before the first validation."""
+    return {
+        f"{callback.monitor}_best": callback.best_model_score
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.monitor
+    }
+
+
+def typed_values(overrides: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """`key=value` as typed, options of groups among them; keys of the config as it has them."""
+    pairs = (word.lstrip("+").partition("=") for word in overrides if "=" in word)
+    return {key: known.get(key, value) for key, _, value in pairs if not key.startswith("hydra")}
 
 
 def block(text: str) -> str:

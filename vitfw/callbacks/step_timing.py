@@ -77,6 +77,8 @@ class StepTiming(L.Callback):
         batch_idx: int,
     ) -> None:
         self._ends("optimizer")
+        if trainer.fit_loop._should_accumulate():  # a step is told when it is whole
+            return
         steps = trainer.global_step - self._steps_before
         if not self._warm and steps:
             self._warm, self._steps_before = True, trainer.global_step

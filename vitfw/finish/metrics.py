@@ -1,7 +1,6 @@
 """The figures of a run: the test, what `metrics.json` holds, and what the run ran on."""
 
 import platform
-import resource
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from vitfw.callbacks.throughput import Throughput
 from vitfw.environment import device_name, git_commit, versions
 from vitfw.finish.run import Run
-from vitfw.memory import total_memory
+from vitfw.memory import most_resident_bytes, total_memory
 from vitfw.models.profile import count_flops, count_parameters
 
 Metrics = dict[str, Any]
@@ -69,8 +68,7 @@ def best_val_accuracy(callbacks: Mapping[str, L.Callback]) -> float | None:
 def environment_of(trainer: L.Trainer) -> dict[str, Any]:
     """What the run ran on, for people; memory as of now, in this process."""
     device = trainer.strategy.root_device
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    taken = {"process memory, at most": in_gib(largest)}
+    taken = {"process memory, at most": in_gib(most_resident_bytes())}
     if device.type == "cuda":
         taken["GPU memory, at most"] = in_gib(torch.cuda.max_memory_allocated(device))
     return {
