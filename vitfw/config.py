@@ -158,7 +158,8 @@ def check_sweep(config_name: str, overrides: Sequence[str]) -> None:
         swept = override.is_discrete_sweep()
         values = list(override.sweep_string_iterator()) if swept else []
         if override.is_sweep_override() and not swept:
-            continue  # an interval is the sweeper's to draw from; its key is checked by its jobs
+            refuse_interval(config_name, overrides, text)
+            continue  # the sweeper draws from it, and checks its key
         key = override.get_key_element()
         choices[text] = [f"{key}={value}" for value in values] if swept else [text]
         if not choices[text]:
@@ -168,6 +169,18 @@ def check_sweep(config_name: str, overrides: Sequence[str]) -> None:
     for text, options in choices.items():
         for option in options[1:]:
             compose(config_name, list({**first, text: option}.values()))
+
+
+def refuse_interval(config_name: str, overrides: Sequence[str], interval: str) -> None:
+    """Raises ConfigError: the sweeper chosen runs every value, and an interval has too many."""
+    groups = [word for word in overrides if word.startswith(("hydra/", "experiment="))]
+    with composing():
+        whole = hydra.compose(config_name, groups, return_hydra_config=True)
+    if whole.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        raise ConfigError(
+            f"{interval} has no end of values: type hydra/sweeper=optuna to search there, or name "
+            "the values, key=1e-3,3e-3"
+        )
 
 
 def explain_failure(config_name: str, overrides: Sequence[str], error: Exception) -> str:

@@ -143,6 +143,7 @@ def through_hydra(
         overrides = [
             [
                 *request.goal.space.words(each.params),
+                f"hydra.sweep.dir={quoted(str(request.folder.absolute()))}",  # composed anew
                 f"hydra.sweep.subdir={each.folder}",
                 f"++hydra.job.env_set.{TRIAL_VARIABLE}={quoted(link_of(each.trial))}",
             ]

@@ -70,9 +70,18 @@ def test_a_sweep_over_an_unknown_key_is_told_in_one_line(tmp_path, monkeypatch, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_interval_without_a_search_is_told_in_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "optimizer.lr=interval(1e-4, 1e-2)"]) == 2
+    err = capfd.readouterr().err
+    assert "hydra/sweeper=optuna" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_wrong_value_in_a_sweep_is_told_in_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "-m", "model.patch_size=3,5", "trainer=debug"]) == 2
+    words = ["hydra/launcher=basic", "model.patch_size=3,5", "trainer=debug"]
+    assert main(["train", "-m", *words]) == 2
     err = capfd.readouterr().err
     assert "is not a multiple of patch_size 3" in err
     assert len(err.splitlines()) == 1

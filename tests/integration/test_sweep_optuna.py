@@ -7,9 +7,10 @@ from pathlib import Path
 import optuna
 import pytest
 from commands import TINY, run, start
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from vitfw.callbacks.csv_logger import read_metrics
+from vitfw.sweep.orphans import CONTINUES, ORPHANED, RETRY_OF, WORKER, first_of
 
 WORDS = [
     "-m",
@@ -93,3 +94,50 @@ def test_a_killed_search_is_gone_on_with_and_no_trial_is_lost_or_repeated(tmp_pa
     again = run("train.py", *WORDS, cwd=tmp_path)
     assert again.code == 0
     assert len(study_in(search).trials) == 4
+
+
+def running_of(search: Path, pid: int) -> list[FrozenTrial]:
+    """Trials that a worker runs now; `worker` is `machine pid start`."""
+    trials = study_in(search).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [
+        trial for trial in trials if trial.user_attrs.get(WORKER, "").split(" ")[1:2] == [f"{pid}"]
+    ]
+
+
+@pytest.mark.slow
+def test_of_two_workers_one_is_killed_and_the_other_retries_its_trial(tmp_path):
+    search = tmp_path / "search"
+    words = [*WORDS, "hydra.sweeper.n_trials=4", "trainer.max_epochs=20"]
+    killed, other = [start("train.py", *words, cwd=tmp_path) for _ in range(2)]
+    try:
+        wait_for(search / "0.log")
+
+        def both_train() -> bool:
+            mine = running_of(search, killed.pid)
+            saved = [search / f"{first_of(each)}/checkpoints/last.ckpt" for each in mine]
+            return any(path.exists() for path in saved) and bool(running_of(search, other.pid))
+
+        deadline = time.monotonic() + 400
+        while not both_train() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (begun,) = running_of(search, killed.pid)
+        killed.kill()
+        out, err = other.communicate(timeout=600)
+    finally:
+        for worker in (killed, other):
+            worker.kill()
+            worker.communicate()
+    assert other.returncode == 0, err
+    assert "4/4 done" in out
+    trials = study_in(search).trials
+    orphan = trials[begun.number]
+    assert orphan.state == TrialState.FAIL
+    assert orphan.user_attrs[ORPHANED] is True
+    (retry,) = [trial for trial in trials if trial.user_attrs.get(RETRY_OF) == orphan.number]
+    assert retry.user_attrs[CONTINUES] == orphan.number
+    assert retry.params == orphan.params
+    log = (search / f"{orphan.number}.log").read_text()
+    assert f"going on from search/{orphan.number}/checkpoints" in log
+    others = [trial for trial in trials if trial is not orphan]
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
+    assert len({trial.params["optimizer.lr"] for trial in others}) == 4

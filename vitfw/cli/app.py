@@ -18,6 +18,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -163,7 +164,7 @@ def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
         made = None
         with as_typed(typed, shown), exit_code() as outcome:
             made = task(config, overrides)
-        if outcome.code in (WRONG_REQUEST, BROKE):
+        if outcome.code in (WRONG_REQUEST, BROKE) and in_a_batch():
             raise JobFailed(outcome.code)
         if outcome.code:
             raise SystemExit(outcome.code)
@@ -179,6 +180,13 @@ def run_hydra(config_name: str, task: Task, argv: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         message = configs.explain_failure(config_name, overrides, error)
         raise ConfigError(message) from error
+
+
+def in_a_batch() -> bool:
+    """Whether this is a job of a launcher that runs several at once, where all are waited for."""
+    config = HydraConfig.get()
+    basic = str(config.launcher._target_).endswith("BasicLauncher")
+    return config.mode == RunMode.MULTIRUN and not basic
 
 
 @contextmanager

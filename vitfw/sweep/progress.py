@@ -1,4 +1,4 @@
-"""How far a search has come, in a line for each trial."""
+"""How far a search has come, in a line for each trial that fits into 80 columns."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,23 +20,34 @@ class Progress:
         self.n_trials = n_trials
         self._waiting = 0
 
+    def say_begun(self) -> None:
+        """What there was before, where the search is gone on with."""
+        trials = self.study.get_trials(deepcopy=False)
+        if trials:
+            log.info("  ".join(["going on", *self._state(trials)]))
+
     def say(self, number: int, seconds: float) -> None:
         """A trial has ended."""
         trials = self.study.get_trials(deepcopy=False)
+        trial = trials[number]
+        state = self._state(trials)
+        log.info(
+            "  ".join([f"trial {first_of(trial)}", outcome(trial), *state, f"{seconds:.0f} s"])
+        )
+
+    def _state(self, trials: Sequence[FrozenTrial]) -> list[str]:
+        """`best 0.9312 (trial 4)`, `7/20 done`, `1 running`, `2 pruned`."""
         states = Counter(trial.state for trial in trials if self._counts(trial))
         ended = sum(count for state, count in states.items() if state.is_finished())
-        trial = trials[number]
+        failed = states[TrialState.FAIL]
         parts = [
-            f"trial {first_of(trial)}",
-            outcome(trial),
             best_line(trials, self.directions),
             f"{ended}/{self.n_trials} done",
             f"{states[TrialState.RUNNING]} running",
             f"{states[TrialState.PRUNED]} pruned",
-            f"{states[TrialState.FAIL]} failed",
-            f"{seconds:.0f} s",
+            f"{failed} failed" if failed else "",
         ]
-        log.info("  ".join(part for part in parts if part))
+        return [part for part in parts if part]
 
     def say_waiting(self, count: int) -> None:
         if count != self._waiting:
@@ -50,7 +61,7 @@ class Progress:
 
 def outcome(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
-        return "  ".join(f"{value:.6g}" for value in trial.values or ())
+        return "  ".join(f"{value:.4g}" for value in trial.values or ())
     if trial.state == TrialState.PRUNED:
         return f"pruned at epoch {trial.last_step}"
     return f"failed: {trial.user_attrs.get('error')}"
@@ -67,4 +78,4 @@ def best_trial(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> Froz
 
 def best_line(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> str:
     best = best_trial(trials, directions)
-    return f"best {best.value:.6g} (trial {first_of(best)})" if best else ""
+    return f"best {best.value:.4g} (trial {first_of(best)})" if best else ""

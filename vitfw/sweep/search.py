@@ -117,6 +117,7 @@ class Search:
             ConfigError: the first trials all failed.
             Stopped: it was asked to; the trials that were running wait in the study.
         """
+        self.progress.say_begun()
         if self.slots == 1:  # in this thread, where signals arrive
             self._work()
             return

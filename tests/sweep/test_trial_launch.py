@@ -1,0 +1,39 @@
+"""With Hydra's own launchers, too, a trial trains in the folder that its search looks into."""
+
+import json
+from pathlib import Path
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from optuna.trial import TrialState
+
+from vitfw.cli import train as command
+from vitfw.sweep.trial_link import link_of_process
+
+LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
+WORDS = ["-m", "hydra/sweeper=optuna", "hydra/launcher=basic", LR]
+
+
+def test_trials_of_a_basic_launcher_are_gone_on_with_in_the_folder_that_the_command_names(
+    tmp_path, monkeypatch
+):
+    def train(config, overrides):
+        link = link_of_process()
+        trained.append(Path(HydraConfig.get().runtime.output_dir))
+        assert link is not None
+        assert link.number == len(trained) - 1
+        metrics = {"val/accuracy_best": 1 - config.optimizer.lr}
+        trained[-1].mkdir(parents=True, exist_ok=True)
+        (trained[-1] / "metrics.json").write_text(json.dumps(metrics))
+        return metrics
+
+    trained: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "train", train)
+    for n_trials in (2, 3):
+        assert command.main([*WORDS, f"hydra.sweeper.n_trials={n_trials}"]) == 0
+    (folder,) = (tmp_path / "runs/sweeps").iterdir()
+    assert trained == [folder / str(number) for number in range(3)]
+    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    assert link_of_process() is None
