@@ -121,9 +121,8 @@ def test_a_row_written_with_a_checkpoint_is_still_added_to(path):
     logger.log_metrics({"val": 0.5}, 19)
     logger.write()
     assert read_metrics(path) == [{"step": 9, "loss": 2}, {"step": 19, "val": 0.5}]
-    logger.log_metrics({"loss": 1.0}, 19)
-    logger.write()
-    assert read_metrics(path)[1] == {"step": 19, "val": 0.5, "loss": 1}
+    logger.log_metrics({"loss": 1.0, "lr": 0.1}, 19)
+    assert read_metrics(path)[1] == {"step": 19, "val": 0.5, "loss": 1, "lr": 0.1}
     logger.log_metrics({"loss": 0.5}, 29)
     logger.finalize("success")
     assert [row["step"] for row in read_metrics(path)] == [9, 19, 29]

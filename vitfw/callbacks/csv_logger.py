@@ -47,8 +47,9 @@ class CsvLogger(Logger):
             self._pending, self._pending_is_written = {}, False
         self._pending.update({**metrics, "step": step})
         if self._pending_is_written:
-            self._rewrite(read_rows(self.path)[:-1])
-            self._pending_is_written = False
+            earlier = read_rows(self.path)[:-1]
+            self._columns += [key for key in self._pending if key not in self._columns]
+            self._rewrite([*earlier, self._pending])
 
     @rank_zero_only
     def write(self) -> None:

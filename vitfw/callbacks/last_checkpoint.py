@@ -140,8 +140,8 @@ class LastCheckpoint(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         self._due = False
-        trainer.save_checkpoint(self.path)
         for logger in trainer.loggers:
             if isinstance(logger, CsvLogger):
-                logger.write()
+                logger.write()  # before: rows of steps that are done again are dropped
+        trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
