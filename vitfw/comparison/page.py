@@ -86,7 +86,7 @@ def tiles(comparison: Comparison) -> str:
 
 
 def best_command(comparison: Comparison) -> str:
-    """What to type to train the best configuration once more."""
+    """What to type to train the best configuration once more, and test it."""
     best = comparison.runs[0]
     command = command_of(best)
     if command is None or best.figure(comparison.metric) is None:
@@ -96,7 +96,8 @@ def best_command(comparison: Comparison) -> str:
 
 def command_of(run: Run) -> str | None:
     """`vitfw train` with what was typed, or what a sweeper drew; None where neither is known."""
-    typed = [word for word in run.typed if not word.startswith(("run_dir=", "hydra"))]
+    left_out = ("run_dir=", "hydra", "test_after_fit=false")  # a search adds the last
+    typed = [word for word in run.typed if not word.startswith(left_out)]
     words = typed or [f"{key}={exact(value)}" for key, value in (run.drawn or {}).items()]
     return shlex.join(["vitfw", "train", *words]) if words else None
 
