@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
+from lightning.pytorch.profilers import SimpleProfiler
 
-from vitfw.benchmarks.monitoring import TakeTurns
+from vitfw.benchmarks.monitoring import TakeTurns, seconds_in_steps
 from vitfw.cli import benchmark, main
 
 TINY = [
@@ -32,7 +33,24 @@ def test_it_compares_steps_with_and_without_the_watchers(tmp_path):
     assert (figures["turns"], figures["steps_per_turn"], figures["batch_size"]) == (1, 2, 16)
     steps = [figures[f"{name}_milliseconds_per_step"] for name in ("default", "essential")]
     assert figures["ratio"] == pytest.approx(steps[0] / steps[1], rel=0.01)
+    assert len(figures["ratios"]) == 1
+    assert 0.0 < figures["share_in_calls"] < 1.0
     assert "DataPreview" in figures["watchers"] and "Throughput" not in figures["watchers"]
+
+
+def test_what_is_spent_in_the_watchers_calls_is_that_of_steps_alone():
+    profiler = SimpleProfiler()
+    profiler.recorded_durations |= {
+        "[Callback]Watcher.on_train_batch_end": [0.5, 0.25],
+        "[Callback]Watcher.on_before_backward": [0.125],
+        "[Callback]Watcher.on_validation_end": [8.0],
+        "[Callback]Other.on_train_batch_end": [8.0],
+    }
+    assert seconds_in_steps(profiler, [Watcher()]) == 0.875
+
+
+class Watcher(L.Callback):
+    pass
 
 
 def test_more_steps_than_an_epoch_has_are_refused(capsys):
