@@ -5,7 +5,7 @@ with is kept in its config, so the same command, typed again after the branch wa
 from the branch's own last.ckpt, whatever has become of PATH since.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ from typing import Any
 from vitfw.checkpoint import load_file, read_passport
 from vitfw.errors import ConfigError
 from vitfw.run_directory import RunDirectory
-from vitfw.target import target_of
-from vitfw.training.schedules import cooldown, cooldown_steps
+from vitfw.training.schedules import cooldown_steps, is_cooldown
 
 Config = dict[str, Any]
-TARGET = target_of(cooldown)
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,6 @@ class Branch:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return {**trainer_options, "max_epochs": None, "max_steps": begin + steps}
-
-
-def is_cooldown(scheduler: Mapping[str, Any]) -> bool:
-    return scheduler.get("_target_") == TARGET
 
 
 def words_of_branch(overrides: Sequence[str], resume: str | None) -> list[str]:

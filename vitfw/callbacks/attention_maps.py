@@ -14,6 +14,7 @@ from vitfw.callbacks.board import boards
 from vitfw.callbacks.drawing_time import DrawingTime
 from vitfw.callbacks.evaluation_mode import evaluated_net
 from vitfw.console import log
+from vitfw.data.transforms import denormalise
 from vitfw.errors import ConfigError
 from vitfw.figure import Figure
 from vitfw.models.attention_rollout import (
@@ -145,8 +146,7 @@ class AttentionMaps(L.Callback):
     ) -> None:
         pooled = not isinstance(pl_module, MaskedAutoencoder)
         seen, what = self.look(net, images, pooled)
-        mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (data.mean, data.std))
-        shown = (images.float() * std[:, None, None] + mean[:, None, None]).clamp(0, 1).cpu()
+        shown = denormalise(images, data.mean, data.std).cpu()
         pictures = self.pictures(net, shown, seen, captions_of(labels.cpu(), data.classes), what)
         for board in boards(trainer):
             for tag, picture in pictures.items():

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from vitfw.data.transforms import denormalise
+
 NOT_KEPT = -1.0  # where a confidence stands for a guess of the other kind
 
 
@@ -104,5 +106,4 @@ def highest(rows: list[Tensor], most: int) -> list[Tensor]:
 
 def pixels_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised images [B, C, H, W] as they were: uint8, on the CPU."""
-    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    return ((images.float().cpu() * spread + centre) * 255).round().clamp(0, 255).to(torch.uint8)
+    return (255 * denormalise(images.cpu(), mean, std)).round().to(torch.uint8)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitfw.callbacks.board import boards
+from vitfw.data.transforms import denormalise
 from vitfw.errors import ConfigError
 from vitfw.figure import Figure
 from vitfw.preview import sample_grid
@@ -82,8 +83,7 @@ class Reconstructions(L.Callback):
         """Normalised images [B, C, H, W], two to a row."""
         with torch.no_grad():
             predicted, masked = learner.reconstruct(images, learner.fixed_noise(images, 0))
-        mean, std = (predicted.new_tensor(values)[:, None, None] for values in (mean, std))
-        original, predicted = images.float() * std + mean, predicted * std + mean
+        original, predicted = (denormalise(each, mean, std) for each in (images, predicted))
         shown = [original, original.masked_fill(masked, GREY), predicted.where(masked, original)]
         tiles = torch.stack(shown, dim=1).flatten(0, 1)  # 3 × [B, C, H, W] → [3 B, C, H, W]
         return sample_grid(tiles, CAPTIONS * len(images), columns=2 * len(CAPTIONS))

@@ -35,7 +35,7 @@ from vitfw.checkpoint import AtomicCheckpointIO, PassportCallback
 from vitfw.cli.app import run
 from vitfw.config import as_yaml, flatten, to_plain
 from vitfw.console import console, log, log_to, stop_logging_to
-from vitfw.cooldown import find_branch, is_cooldown, words_of_branch
+from vitfw.cooldown import find_branch, words_of_branch
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.features import data_to_fit
@@ -49,6 +49,7 @@ from vitfw.start import find_start
 from vitfw.training.adaptation import adapt
 from vitfw.training.group_table import group_table
 from vitfw.training.learner import Learner
+from vitfw.training.schedules import is_cooldown
 
 RUN_DIR_VARIABLE = "VITFW_RUN_DIR"  # tells the processes of a run where the first one writes
 

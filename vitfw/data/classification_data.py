@@ -17,7 +17,7 @@ from vitfw.data.bad_images import BadImages
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.loaders import RawBatch, StatefulLoader
 from vitfw.data.option_checks import check_number
-from vitfw.data.transforms import fit_to, normalise
+from vitfw.data.transforms import denormalise, fit_to, normalise
 from vitfw.errors import ConfigError
 
 MIXING_STREAM = 1 << 20  # added to the seed: mixing and augmentation draw different numbers
@@ -243,9 +243,7 @@ class ClassificationData(L.LightningDataModule, ABC):
             raise ConfigError(f"none of the first {count} {split} images can be read")
         prepare = self.prepare_training if split == "train" else self.prepare_evaluation
         images, targets = prepare(batch)
-        mean, std = self._statistics(images.device)
-        images = images * std[:, None, None] + mean[:, None, None]
-        return images.clamp(0, 1), targets
+        return denormalise(images, self.mean, self.std), targets
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std, put on the device once."""

@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -202,3 +203,10 @@ def normalise(
         .mul_(factor[:, None, None])
         .add_(offset[:, None, None])
     )
+
+
+def denormalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What `normalise` was given, as float32 from 0 to 1: [..., C, H, W] kept."""
+    images = images.float()
+    centre, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (images * spread + centre).clamp_(0, 1)

@@ -3,13 +3,11 @@
 import errno
 import shlex
 import time
-from typing import Any
 
 from vitfw.finish.closing import command_words
 from vitfw.finish.run import Run
 from vitfw.report import Advice
-from vitfw.target import target_of
-from vitfw.training.schedules import cooldown
+from vitfw.training.schedules import is_cooldown
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -54,12 +52,8 @@ def going_on(run: Run) -> Advice:
         return Advice("Nothing was saved yet; the same command begins anew:", shlex.join(words))
     at = time.strftime("%H:%M:%S", time.localtime(saved.stat().st_mtime))
     there = f"goes on from checkpoints/last.ckpt, saved at {at}:"
-    if run.cfg["resume"] == "auto" or is_cooldown(run.cfg["scheduler"]):
+    by_itself = is_cooldown(run.cfg["scheduler"])  # resume=PATH is where it begins
+    if run.cfg["resume"] == "auto" or by_itself:
         return Advice(f"The same command {there}", shlex.join(words))
     words = [word for word in words if not word.startswith("resume=")]
     return Advice(f"With resume=auto it {there}", shlex.join([*words, "resume=auto"]))
-
-
-def is_cooldown(scheduler: dict[str, Any]) -> bool:
-    """A cooldown is told by resume=PATH where it begins, and goes on by itself."""
-    return scheduler.get("_target_") == target_of(cooldown)

@@ -10,11 +10,14 @@ overwritten by those in the checkpoint when a run goes on.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from vitfw.target import target_of
 
 Shape = Callable[[float], float]
 
@@ -247,6 +250,11 @@ def cooldown(
         shape=cooldown_shape(shape),
     )
     return LambdaLR(optimizer, factor)
+
+
+def is_cooldown(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a config's `scheduler` is `cooldown`."""
+    return scheduler.get("_target_") == target_of(cooldown)
 
 
 def cooldown_steps(length: int | str, steps_so_far: int, steps_per_epoch: int) -> int:
