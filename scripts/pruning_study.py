@@ -1,10 +1,11 @@
 """What pruning saves: the same random search with and without it, over seeds.
 
-python scripts/pruning_study.py [--seeds 3] [--trials 20] [--epochs 16] [--pruner median]
+python scripts/pruning_study.py [--seeds 3] [--trials 20] [--epochs 32] [--warmup 6] …
 
-Both searches of a seed draw the same parameters. The pruned one of the first seed is killed with
-SIGKILL in the middle and gone on with by the same command, its time counted over both. Writes
-benchmarks/results/pruning_NAME.json, with how many trials were lost or repeated.
+Both searches of a seed draw the same parameters; nothing is pruned in a trial's first `warmup`
+epochs. The pruned search of the first seed is killed with SIGKILL in the middle and gone on with by
+the same command, its time counted over both. Writes benchmarks/results/pruning_NAME.json, with how
+many trials were lost or repeated.
 """
 
 import argparse
@@ -32,12 +33,14 @@ SPACE = [
 MODEL = ["model=vit_nano", "model.embed_dim=64", "model.depth=3", "model.num_heads=4"]
 
 
-def command(folder: Path, pruner: str, seed: int, trials: int, epochs: int) -> list[str]:
+def command(folder: Path, pruner: str, seed: int, asked: argparse.Namespace) -> list[str]:
+    patience = f"+hydra.sweeper.pruner_options.n_warmup_steps={asked.warmup}"
     return [
         *(sys.executable, "-m", "vitfw", "train", "-m", "hydra/sweeper=optuna", *MODEL),
-        *("data=digits", f"trainer.max_epochs={epochs}", "callbacks=essential", "logger=csv"),
+        *("data=digits", f"trainer.max_epochs={asked.epochs}", "callbacks=essential", "logger=csv"),
         *("hydra.sweeper.sampler=random", f"hydra.sweeper.seed={seed}", *SPACE),
-        *(f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.pruner={pruner}"),
+        *(f"hydra.sweeper.n_trials={asked.trials}", f"hydra.sweeper.pruner={pruner}"),
+        *([] if pruner == "none" else [patience]),
         f"hydra.sweep.dir={folder}",
     ]
 
@@ -74,8 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--pruner", default="median")
+    parser.add_argument("--warmup", type=int, default=6)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "pruning")
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -85,7 +89,7 @@ def main() -> None:
         for pruner in ("none", asked.pruner):
             folder = (asked.folder / f"{pruner}-{seed}").resolve()
             killed = folder / str(asked.trials // 2) if seed == 0 and pruner != "none" else None
-            words = command(folder, pruner, seed, asked.trials, asked.epochs)
+            words = command(folder, pruner, seed, asked)
             seconds = search(words, killed)
             row[pruner] = {"seconds": round(seconds, 1), **found_in(folder)}
         row["time_saved"] = round(1 - row[asked.pruner]["seconds"] / row["none"]["seconds"], 4)
@@ -97,6 +101,7 @@ def main() -> None:
         "trials": asked.trials,
         "epochs": asked.epochs,
         "pruner": asked.pruner,
+        "n_warmup_steps": asked.warmup,
         "time_saved": round(statistics.mean(row["time_saved"] for row in rows), 4),
         "epochs_saved": round(statistics.mean(row["epochs_saved"] for row in rows), 4),
         "seeds": rows,
