@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from torch import nn
+from torch.optim import Optimizer
 
 from vitfw.assemble import (
     build_data,
@@ -107,18 +108,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     this = Run(trainer, learner, data, callbacks, cfg, overrides, directory)
     try:
         if trainer.is_global_zero:
-            log.info(
-                f"{data.dataset_name}: {data.train_images:,} training images of "
-                f"{len(data.classes)} classes; "
-                f"model of {count_parameters(net):,} parameters{trained_part(net)}; "
-                f"{trainer.strategy.root_device.type}, {trainer.precision}"
-            )
-            log.info(f"{start.story}, in {directory.path}")
-            for line in weights.lines() if weights else ():
-                log.info(line)
-            console.print(group_table(optimizer))
-            warn(concerns)
-            data.bad_images.retell()
+            origin = [f"{start.story}, in {directory.path}", *(weights.lines() if weights else ())]
+            tell(this, origin, optimizer, concerns)
             log_config(trainer.loggers, flatten(cfg))
         fitted = data_to_fit(learner, data, directory.path / "features", cfg["data"], cfg["model"])
         trainer.fit(learner, datamodule=fitted, ckpt_path=start.checkpoint)
@@ -200,6 +191,22 @@ def concerns_about(
         *(cfg, learner.net, data, batch_size), learner.total_steps, learner.steps_per_epoch, usual
     )
     return check_plan(plan)
+
+
+def tell(this: Run, origin: list[str], optimizer: Optimizer, concerns: list[Concern]) -> None:
+    """What is about to be trained, where it begins, and what is odd about it."""
+    trainer, data, net = this.trainer, this.data, this.learner.net
+    log.info(
+        f"{data.dataset_name}: {data.train_images:,} training images of "
+        f"{len(data.classes)} classes; "
+        f"model of {count_parameters(net):,} parameters{trained_part(net)}; "
+        f"{trainer.strategy.root_device.type}, {trainer.precision}"
+    )
+    for line in origin:
+        log.info(line)
+    console.print(group_table(optimizer))
+    warn(concerns)
+    data.bad_images.retell()
 
 
 def trained_part(net: nn.Module) -> str:
