@@ -115,7 +115,12 @@ def guess(truth: int, taken_for: int) -> SimpleNamespace:
 
 def test_without_a_test_the_predictions_are_those_of_the_validation(tmp_path):
     tested, validated = (
-        SimpleNamespace(confusion=n * torch.eye(2), mistakes=[guess(0, 1)], best=[guess(1, 1)])
+        SimpleNamespace(
+            totals=n * torch.ones(3, 2),
+            confusion=n * torch.eye(2),
+            mistakes=[guess(0, 1)],
+            best=[guess(1, 1)],
+        )
         for n in (1, 2)
     )
     pictures = SimpleNamespace(tally=validated)
@@ -125,6 +130,7 @@ def test_without_a_test_the_predictions_are_those_of_the_validation(tmp_path):
     with_test, without = predictions_of(run, tested=True), predictions_of(run, tested=False)
     assert (with_test.split, without.split) == ("test", "validation")
     assert torch.equal(without.confusion, 2 * with_test.confusion)
+    assert torch.equal(without.totals, 2 * with_test.totals)
     assert [(p.truth, p.guess) for p in (*without.worst, *without.best)] == [
         ("ant", "bee"),
         ("bee", "bee"),

@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from report_page import ATTACK, SUMMARY, Page, curve_count, prediction, written
 
+from vitfw.callbacks.prediction_tally import totals_of
 from vitfw.figure import Figure
 from vitfw.report import Advice, Ending, Predictions, page, write_report
 from vitfw.report.page import DARK, LIGHT
 from vitfw.report.pictures import BUDGET, fitted
 from vitfw.report.summary import HEADLINES
+
+
+def counted(split, confusion, worst=(), best=()) -> Predictions:
+    return Predictions(split, totals_of(confusion), confusion, worst, best)
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_every_logged_point_can_be_hovered(html):
 
 def test_nothing_is_loaded_and_nothing_runs(read):
     result = read(
-        predictions=Predictions(
+        predictions=counted(
             "test", torch.eye(3), [prediction(), prediction(3, 300)], [prediction()]
         ),
         figures=[Figure("Attention", Image.new("RGB", (900, 200)))],
@@ -93,7 +98,7 @@ def test_text_from_outside_is_escaped_everywhere(html, classes):
         facts=ATTACK,
         environment={ATTACK: ATTACK},
         unreadable={ATTACK: ATTACK},
-        predictions=Predictions(
+        predictions=counted(
             "test",
             torch.ones(classes, classes),
             [prediction(name=ATTACK, guess=ATTACK)],
@@ -189,7 +194,7 @@ def test_many_schedules_are_sampled_and_the_page_says_so(html):
 @pytest.mark.parametrize("k", [2, 10, 12, 13, 25, 26, 100])
 def test_heat_map_up_to_25_classes_and_a_table_for_all(html, k):
     names = [f"class{i:03d}" for i in range(k)]
-    text = html(predictions=Predictions("test", torch.eye(k) * 7 + 1), classes=names, history=[])
+    text = html(predictions=counted("test", torch.eye(k) * 7 + 1), classes=names, history=[])
     assert all(name in text for name in names)
     assert text.count('class="right" f') + text.count('class="wrong" f') == (
         k * k if k <= 25 else 0
@@ -202,15 +207,23 @@ def test_heat_map_up_to_25_classes_and_a_table_for_all(html, k):
 def test_recall_and_precision_agree_with_a_count_by_hand(read):
     # truth a: 3 right of 4; truth b: 1 right of 6; c never occurs, but is guessed twice
     confusion = torch.tensor([[3, 1, 0], [3, 1, 2], [0, 0, 0]])
-    text = read(
-        predictions=Predictions("test", confusion), classes=["a", "b", "c"], history=[]
-    ).text
+    text = read(predictions=counted("test", confusion), classes=["a", "b", "c"], history=[]).text
     table = text[text.index("images", text.index("weakest first")) :]
     assert table.startswith("imagesb16.7 %50.0 %6a75.0 %50.0 %4c–0.0 %0")
 
 
+def test_without_a_matrix_the_classes_are_there_and_the_page_says_why(read):
+    confusion = torch.tensor([[3, 1, 0], [3, 1, 2], [0, 0, 0]])
+    whole = read(predictions=counted("test", confusion), classes=["a", "b", "c"])
+    without = read(predictions=Predictions("test", totals_of(confusion)), classes=["a", "b", "c"])
+    said = "No confusion matrix is kept of so many classes."
+    assert said in without.text and said not in whole.text
+    assert "Rows are the truth" not in without.text
+    assert "b16.7 %50.0 %6a75.0 %50.0 %4c–0.0 %0" in without.text
+
+
 def test_classes_without_names_are_numbered(read):
-    assert "only" in read(predictions=Predictions("test", torch.eye(3)), classes=["only"]).text
+    assert "only" in read(predictions=counted("test", torch.eye(3)), classes=["only"]).text
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])
@@ -258,7 +271,7 @@ def test_long_run_stays_a_small_page_and_keeps_its_spikes(html):
 
 
 EVERYTHING = {
-    "predictions": Predictions("validation", torch.eye(3), [prediction()], [prediction()]),
+    "predictions": counted("validation", torch.eye(3), [prediction()], [prediction()]),
     "figures": [Figure("Rollout", Image.new("L", (900, 300)), "How far each patch reaches.")],
     "ending": Ending("stopped"),
 }

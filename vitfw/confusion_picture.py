@@ -49,8 +49,8 @@ def colours_of(shares: Tensor) -> np.ndarray:
     """[K, K] → [K, K, 3] uint8. By the root of the share: a few mistakes in a hundred show."""
     depth = shares.sqrt().numpy()[:, :, None]
     diagonal = np.eye(len(shares), dtype=bool)[:, :, None]
-    full = np.where(diagonal, RIGHT, WRONG)
-    return (255 - depth * (255 - full)).round().astype(np.uint8)
+    right, wrong = 255 - np.array([RIGHT, WRONG], dtype=np.float32)
+    return (255 - depth * np.where(diagonal, right, wrong)).round().astype(np.uint8)
 
 
 def named_matrix(confusion: Tensor, names: Sequence[str]) -> Image.Image:
@@ -103,7 +103,7 @@ def large_matrix(confusion: Tensor, names: Sequence[str]) -> Image.Image:
     colours = colours_of(shares)
     classes = len(names)
     if classes > SIDE:  # the darkest of the cells that share a pixel
-        dark = torch.from_numpy(255.0 - colours).permute(2, 0, 1)[None]
+        dark = torch.from_numpy(255 - colours).permute(2, 0, 1)[None].float()
         pooled = F.adaptive_max_pool2d(dark, SIDE)[0].permute(1, 2, 0)
         colours = (255 - pooled.numpy()).astype(np.uint8)
     scale = max(1, SIDE // classes)
@@ -137,7 +137,7 @@ def large_matrix(confusion: Tensor, names: Sequence[str]) -> Image.Image:
 
 def mixed_up(confusion: Tensor, names: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of highest counts off the diagonal: `maple as oak`, and how many of how many."""
-    wrong = confusion - confusion.diagonal().diag()
+    wrong = confusion.clone().fill_diagonal_(0)
     counts, places = wrong.flatten().topk(min(ROWS, wrong.numel()))
     totals = confusion.sum(dim=1).tolist()
     rows = []

@@ -123,7 +123,8 @@ def test_a_net_that_has_diverged_is_counted_like_any_other():
 def test_a_process_without_images_or_a_method_without_logits_has_no_confusion():
     tally = prediction_tally.PredictionTally(2, 3, (0.0,), (1.0,))
     tally.finish(SingleDeviceStrategy())
-    assert tally.confusion is None and tally.mistakes == tally.best == []
+    assert tally.confusion is None and tally.totals is None
+    assert tally.mistakes == tally.best == []
 
 
 def test_counts_are_those_of_all_processes():
@@ -135,6 +136,39 @@ def test_counts_are_those_of_all_processes():
     tally.add(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.tensor([[1.0, 0.0]] * 2))
     tally.finish(TwoAlike())
     assert tally.confusion.tolist() == [[2, 0], [2, 0]]
+
+
+def test_of_too_many_classes_there_are_totals_and_mistakes_but_no_matrix(monkeypatch):
+    """The totals are those that the matrix would sum to; nothing of K² is made."""
+    labels = torch.randint(5, (40,), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    expected = confusion_matrix(labels, logits.argmax(1), labels=range(5))
+    tallies = []
+    for most in (5, 4):
+        monkeypatch.setattr(prediction_tally, "MOST_IN_MATRIX", most)
+        tally = prediction_tally.PredictionTally(3, 5, (0.0,), (1.0,))
+        for part in (slice(0, 30), slice(30, 40)):
+            tally.add(torch.zeros(len(labels[part]), 1, 2, 2), labels[part], logits[part])
+        tally.finish(SingleDeviceStrategy())
+        assert tally.totals.tolist() == [
+            expected.sum(1).tolist(),
+            expected.diagonal().tolist(),
+            expected.sum(0).tolist(),
+        ]
+        assert len(tally.mistakes) == len(tally.best) == 3
+        tallies.append(tally)
+    assert tallies[0].confusion.tolist() == expected.tolist()
+    assert tallies[1].confusion is None
+
+
+def test_ten_thousand_classes_take_a_few_hundred_kilobytes():
+    tally = prediction_tally.PredictionTally(1, 10_000, (0.0,), (1.0,))
+    tally.add(torch.zeros(2, 1, 2, 2), torch.tensor([0, 9_999]), torch.eye(10_000)[[0, 5]])
+    assert tally._counts.nbytes == 3 * 10_000 * 8
+    tally.finish(SingleDeviceStrategy())
+    images, right, guessed = tally.totals
+    assert images.nonzero()[:, 0].tolist() == [0, 9_999]
+    assert right.nonzero()[:, 0].tolist() == [0] and guessed.nonzero()[:, 0].tolist() == [0, 5]
 
 
 def test_a_record_of_nothing_is_refused():

@@ -1,5 +1,6 @@
 """What a fit leaves in TensorBoard about its predictions and its net, read back from its files."""
 
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins import projector
 from torch import nn
 
+from vitfw.callbacks import prediction_tally, validation_pictures
 from vitfw.callbacks.embedding_projector import EmbeddingProjector
 from vitfw.callbacks.evaluation_mode import evaluated_net
 from vitfw.callbacks.model_graph import ModelGraph
@@ -123,6 +125,27 @@ def test_counts_and_accuracies_are_scikit_learns(events, fitted):
 def test_names_of_classes_become_tags_of_their_own():
     found = scalar_names(["T-shirt/top", "T-shirt top", "猫", "///", ""])
     assert found == ["T-shirt_top", "T-shirt_top_1", "猫", "class_3", "class_4"]
+    assert scalar_names(["a", "a_2", "a"]) == ["a", "a_2", "a_2_2"]
+
+
+def test_names_of_very_many_classes_take_no_time():
+    began = time.perf_counter()
+    assert len(set(scalar_names([f"class {i}" for i in range(50_000)]))) == 50_000
+    assert time.perf_counter() - began < 5
+
+
+def test_of_too_many_classes_there_is_no_matrix_and_it_is_said_once(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="vitfw")
+    for module in (prediction_tally, validation_pictures):
+        monkeypatch.setattr(module, "MOST_IN_MATRIX", CLASSES - 1)
+    monkeypatch.setattr(validation_pictures, "scalar_names", None)  # more classes than are asked
+    pictures = ValidationPictures(count=3, max_classes=CLASSES - 1, max_share=1.0)
+    make_trainer(tmp_path, pictures).fit(make_learner(), datamodule=make_data())
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert tags["images"] == ["predictions/mistakes"]
+    assert pictures.tally.confusion is None and pictures.tally.totals.sum() > 0
+    (said,) = [text for text in caplog.messages if "confusion" in text]
+    assert said == "no confusion matrix: there are 4 classes, and 3 is the most"
 
 
 def test_the_tally_of_the_last_validation_stays_for_a_report(fitted, tmp_path: Path):

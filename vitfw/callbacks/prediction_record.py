@@ -1,4 +1,7 @@
-"""What the test showed: the confusion matrix, the worst mistakes and the best predictions."""
+"""What the test showed: the confusion matrix, the worst mistakes and the best predictions.
+
+K classes.
+"""
 
 from typing import Any
 
@@ -12,8 +15,8 @@ class PredictionRecord(L.Callback):
     """Counts (truth, guess) pairs, and keeps the `most` guesses of highest confidence, wrong
     (`mistakes`) and right (`best`).
 
-    `confusion` is [K, K], rows the truth, over all processes; the guesses are this process's. All
-    are there when the test has ended.
+    `confusion` [K, K] and `totals` [3, K] are those of a PredictionTally, over all processes; the
+    guesses are this process's. All are there when the test has ended.
     """
 
     def __init__(self, most: int = 24):
@@ -21,13 +24,15 @@ class PredictionRecord(L.Callback):
             raise ValueError(f"callbacks.prediction_record.most {most} must be at least 1")
         self.most = most
         self.confusion: Tensor | None = None
+        self.totals: Tensor | None = None
         self.mistakes: list[Guess] = []
         self.best: list[Guess] = []
         self._tally: PredictionTally | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        self.confusion, self.mistakes, self.best = None, [], []
+        self.confusion = self.totals = None
+        self.mistakes, self.best = [], []
         self._tally = PredictionTally(self.most, len(data.classes), data.mean, data.std)
 
     def on_test_batch_end(
@@ -46,6 +51,6 @@ class PredictionRecord(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._tally is not None:
             self._tally.finish(trainer.strategy)
-            self.confusion = self._tally.confusion
+            self.confusion, self.totals = self._tally.confusion, self._tally.totals
             self.mistakes, self.best = self._tally.mistakes, self._tally.best
             self._tally = None

@@ -1,4 +1,7 @@
-"""Predictions on validation images: the worst mistakes, who is taken for whom, and how often."""
+"""Predictions on validation images: the worst mistakes, who is taken for whom, and how often.
+
+K classes.
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,15 +14,17 @@ from torch import Tensor
 
 from vitfw.callbacks.board import boards
 from vitfw.callbacks.drawing_time import DrawingTime
-from vitfw.callbacks.prediction_tally import Guess, PredictionTally
+from vitfw.callbacks.prediction_tally import MOST_IN_MATRIX, Guess, PredictionTally
 from vitfw.confusion_picture import confusion_picture
+from vitfw.console import log
 from vitfw.preview import sample_grid, writable
 
 
 class ValidationPictures(L.Callback):
     """In the validation of every `every_n_epochs`-th epoch: the `count` wrong guesses of highest
-    confidence (`predictions/mistakes`), the confusion matrix (`predictions/confusion`), and with
-    at most `max_classes` classes the accuracy of each (`class_accuracy/<name>`), in TensorBoard.
+    confidence (`predictions/mistakes`), the confusion matrix (`predictions/confusion`; not of more
+    than 2,000 classes), and with at most `max_classes` classes the accuracy of each
+    (`class_accuracy/<name>`), in TensorBoard.
 
     The predictions are those of the evaluated weights. Pictures take at most `max_share` of the
     time of the fit, so that one of short epochs has fewer; the first and the last are always
@@ -79,9 +84,11 @@ class ValidationPictures(L.Callback):
         if self._counting is None:
             return
         self._counting.finish(trainer.strategy)
-        if self._counting.confusion is not None:
+        if self._counting.totals is not None:
+            if self.tally is None:
+                self._say_what_is_missing(trainer, self._counting)
             self.tally, self._undrawn = self._counting, trainer.global_step
-            self._log_accuracies(trainer, self._counting.confusion)
+            self._log_accuracies(trainer, self._counting.totals)
             if self._time.left:
                 with self._time.drawing():
                     self._draw(trainer)
@@ -90,12 +97,19 @@ class ValidationPictures(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._draw(trainer)
 
-    def _log_accuracies(self, trainer: L.Trainer, confusion: Tensor) -> None:
+    def _say_what_is_missing(self, trainer: L.Trainer, tally: PredictionTally) -> None:
+        if tally.confusion is None and trainer.is_global_zero:
+            log.info(
+                f"no confusion matrix: there are {tally.num_classes:,} classes, and "
+                f"{MOST_IN_MATRIX:,} is the most"
+            )
+
+    def _log_accuracies(self, trainer: L.Trainer, totals: Tensor) -> None:
         """Straight to TensorBoard: `metrics.csv` would be as wide as there are classes."""
-        names = scalar_names(class_names(trainer))
-        if len(names) > self.max_classes:
+        classes = class_names(trainer)
+        if len(classes) > self.max_classes:
             return
-        accuracies = class_accuracies(confusion).tolist()
+        names, accuracies = scalar_names(classes), class_accuracies(totals).tolist()
         for board in boards(trainer):
             for name, accuracy in zip(names, accuracies, strict=False):
                 if accuracy == accuracy:  # NaN: no image of that class
@@ -103,10 +117,11 @@ class ValidationPictures(L.Callback):
 
     def _draw(self, trainer: L.Trainer) -> None:
         found = boards(trainer)
-        if not found or self.tally is None or self.tally.confusion is None or self._undrawn is None:
+        if not found or self.tally is None or self._undrawn is None:
             return
-        classes = class_names(trainer)
-        pictures = {"predictions/confusion": confusion_picture(self.tally.confusion, classes)}
+        classes, pictures = class_names(trainer), {}
+        if self.tally.confusion is not None:
+            pictures["predictions/confusion"] = confusion_picture(self.tally.confusion, classes)
         if mistakes := self.tally.mistakes:
             images = torch.stack([each.image for each in mistakes])
             captions = [caption_of(each, classes) for each in mistakes]
@@ -127,15 +142,18 @@ def caption_of(guess: Guess, classes: Sequence[str]) -> str:
     return f"{truth} · {guess.confidence:.2f} as {taken_for}"
 
 
-def class_accuracies(confusion: Tensor) -> Tensor:
-    """The share of each class that was recognised, [K]; NaN for one without images."""
-    return confusion.diagonal().double() / confusion.sum(dim=1)
+def class_accuracies(totals: Tensor) -> Tensor:
+    """The share of each class that was recognised, [3, K] → [K]; NaN for one without images."""
+    images, right, _ = totals.double()
+    return right / images
 
 
 def scalar_names(classes: Sequence[str]) -> list[str]:
     """Names that can stand in a tag, no two alike."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for number, name in enumerate(classes):
         safe = re.sub(r"[^\w.\-]+", "_", name).strip("_") or f"class_{number}"
-        names.append(f"{safe}_{number}" if safe in names else safe)
-    return names
+        while safe in names:
+            safe = f"{safe}_{number}"
+        names[safe] = None
+    return list(names)

@@ -72,6 +72,7 @@ def predictions_of(run: Run, tested: bool) -> Predictions:
         return Predictions()
     return Predictions(
         split=split,
+        totals=tally.totals,
         confusion=tally.confusion,
         worst=named(tally.mistakes, run.data.classes),
         best=named(tally.best, run.data.classes),

@@ -1,4 +1,7 @@
-"""Which classes are taken for which: the matrix, and recall and precision of each class."""
+"""Which classes are taken for which: the matrix, and recall and precision of each class.
+
+K classes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,32 +16,38 @@ MAX_OPEN_CLASSES = 12  # longer per-class tables start closed
 FILLED = 0.8  # a cell so strong has text in the colour that stands out from it
 
 
-def by_class(confusion: torch.Tensor | None, classes: Sequence[str], split: str) -> str:
-    """Of counts [K, K], rows the truth, over images of `split`; without any count nothing."""
-    if confusion is None or not confusion.any():
+def by_class(
+    totals: torch.Tensor | None,
+    confusion: torch.Tensor | None,
+    classes: Sequence[str],
+    split: str,
+) -> str:
+    """Of the `totals` [3, K] and pairs [K, K] of `Predictions`; without any count nothing."""
+    if totals is None or not totals.any():
         return ""
-    counts = confusion.detach().double().cpu()
-    k = len(counts)
+    totals = totals.detach().double().cpu()
+    k = totals.shape[1]
     names = [str(classes[i]) if i < len(classes) else str(i) for i in range(k)]
-    table = _per_class(counts, names)
+    table = _per_class(totals, names)
     if k > MAX_OPEN_CLASSES:
         table = f"<details><summary>All {k} classes</summary><div>{table}</div></details>"
-    of = f'<p class="muted">Of {number(counts.sum().item())} {split} images.'
-    parts = [f"<div><h2>By class</h2>{of}</p>{table}</div>"]
-    if k <= MAX_HEAT_MAP_CLASSES:
+    of = f'<p class="muted">Of {number(totals[0].sum().item())} {split} images.'
+    without = " No confusion matrix is kept of so many classes." if confusion is None else ""
+    parts = [f"<div><h2>By class</h2>{of}{without}</p>{table}</div>"]
+    if confusion is not None and k <= MAX_HEAT_MAP_CLASSES:
         parts.insert(
             0,
             f"<div><h2>Confusion matrix</h2>{of} Rows are the truth, columns the guess. Blue is "
             "right, orange wrong; the stronger, the larger the share of its row.</p>"
-            f"{heat_map(counts.tolist(), names)}</div>",
+            f"{heat_map(confusion.tolist(), names)}</div>",
         )
     layout = "columns" if k <= MAX_OPEN_CLASSES else "stack"
     return f'<section class="{layout}">{"".join(parts)}</section>'
 
 
-def _per_class(counts: torch.Tensor, names: Sequence[str]) -> str:
+def _per_class(totals: torch.Tensor, names: Sequence[str]) -> str:
     """Recall, precision and number of images per class, the weakest class first."""
-    right, truths, guesses = counts.diagonal(), counts.sum(1), counts.sum(0)
+    truths, right, guesses = totals
     recall, precision = (right / truths).tolist(), (right / guesses).tolist()  # 0 / 0 → NaN
     order = sorted(range(len(names)), key=lambda i: (math.isnan(recall[i]), recall[i]))
     rows = "".join(

@@ -26,11 +26,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of the images of `split`, "test" or "validation": counts [K, K] with the truth in rows, the
-    wrong guesses of highest confidence, and the right ones.
+    """Of the images of `split`, "test" or "validation": the wrong guesses of highest confidence,
+    and the right ones; `totals` [3, K], of each of K classes its images, how many of them were
+    recognised, and how often it was guessed; `confusion` [K, K], counts with the truth in rows,
+    unless there are too many classes.
     """
 
     split: str = "test"
+    totals: torch.Tensor | None = None
     confusion: torch.Tensor | None = None
     worst: Sequence[Prediction] = ()
     best: Sequence[Prediction] = ()

@@ -50,7 +50,7 @@ def write_report(
         divergence_banner(history),
         tiles(summary),
         curves(history, steps_per_epoch),
-        by_class(predictions.confusion, classes, predictions.split),
+        by_class(predictions.totals, predictions.confusion, classes, predictions.split),
         predictions_section(predictions),
         pictures_section(figures),
         _unreadable(unreadable or {}),
