@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,6 +11,7 @@ from tiny_fit import CLASSES, SHAPE, fit, sgd
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from vitfw.callbacks.after_validation import after_validation
 from vitfw.callbacks.step_timing import PHASES, StepTiming, event, seconds_between
 from vitfw.training.sam import SAM
 
@@ -92,6 +94,22 @@ def test_each_phase_has_its_own_time_and_validation_is_none(clock):
     assert forward == dict.fromkeys(steps, FORWARD)
     assert backward == dict.fromkeys(steps, BACKWARD)
     assert optimizer == dict.fromkeys(steps, OPTIMIZER)
+
+
+def test_what_is_drawn_after_a_validation_is_no_waiting_for_data(clock):
+    class Draws(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            clock.turn(300.0)
+
+    data, *_ = timed(clock, Draws(), val_check_interval=0.5)
+    assert data == dict.fromkeys((2, 4, 6), DATA)
+
+
+def test_a_second_fit_does_not_watch_validations_twice():
+    trainer, timing = SimpleNamespace(callbacks=[]), StepTiming()
+    for _ in range(2):
+        after_validation(trainer, timing._set_mark)
+    assert len(trainer.callbacks) == 1
 
 
 def test_the_batches_of_an_accumulated_step_add_up(clock):

@@ -5,6 +5,7 @@ import time
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_fit import fit, small_net
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -152,6 +153,32 @@ def speeds(clock, **options) -> list[dict[int, float]]:
 def test_speed_is_the_mean_since_the_last_logging_without_validation(clock, peak):
     rates, _ = speeds(clock, val=loader(), max_epochs=2, val_check_interval=0.25)
     assert rates == dict.fromkeys((2, 4, 6, 8), RATE)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_others_do_after_a_validation_is_no_training(clock, peak, tmp_path, before):
+    """Drawing, by callbacks before and after this one, and saving, which Lightning does last."""
+
+    class Draws(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            clock.now += 300.0
+
+    class Saves(ModelCheckpoint):
+        def on_validation_end(self, trainer, pl_module):
+            clock.now += 700.0
+
+    draws, throughput = Draws(), Throughput(warmup_steps=0)
+    order = (draws, throughput) if before else (throughput, draws)
+    records, _ = fit(
+        *(clock, Saves(tmp_path), *order),
+        val=loader(),
+        max_epochs=2,
+        val_check_interval=0.25,
+        log_every_n_steps=2,
+        enable_checkpointing=True,
+    )
+    assert records.curve("speed/images_per_second") == dict.fromkeys((2, 4, 6, 8), RATE)
+    assert throughput.images_per_second == RATE
 
 
 def test_utilisation_is_three_forward_passes_an_image_over_the_peak(clock, peak):

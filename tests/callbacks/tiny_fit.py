@@ -67,14 +67,14 @@ def fit(
     learner = Classifier(
         net or small_net(), CLASSES, optimizer=optimizer, scheduler=scheduler, agc=agc
     )
-    options = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0} | options
+    usual = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
+    options = {**usual, "enable_checkpointing": False, **options}
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         logger=records,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vitfw.callbacks.after_validation import after_validation
 from vitfw.callbacks.logging_steps import log_scalars, logs_after
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -23,8 +24,8 @@ class StepTiming(L.Callback):
     of an accumulated step add up, and so do the two passes of SAM, whose way uphill is in
     `forward`.
 
-    Left out: validation, the batch after a checkpoint, and the first step after each start, in
-    which kernels are chosen and code is compiled.
+    Left out: validation and what is drawn and saved after it, the batch after a checkpoint, and the
+    first step after each start, in which kernels are chosen and code is compiled.
 
     On a GPU the phases are told apart by events in its own queue, so that no step waits for it.
     On accelerators other than CUDA nothing is logged: the host's clock does not see their work.
@@ -38,15 +39,15 @@ class StepTiming(L.Callback):
         self._warm = False
         self._due = False
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        after_validation(trainer, self._set_mark)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._now = {"cpu": time.perf_counter, "cuda": event}.get(pl_module.device.type)
         self._mark, self._spans, self._due = None, [], False
         self._steps_before, self._warm = trainer.global_step, False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._set_mark()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._set_mark()
 
     def on_save_checkpoint(

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from vitfw.callbacks.after_validation import after_validation
 from vitfw.callbacks.logging_steps import log_scalars, logs_after
 from vitfw.matmul_peak import matmul_peak
 from vitfw.models.profile import count_flops, dtype_of
@@ -15,7 +16,8 @@ from vitfw.training.precision import AUTOCAST
 
 
 class Throughput(L.Callback):
-    """Images per second of training, over all processes, without validation.
+    """Images per second of training, over all processes, without validation and what is drawn and
+    saved after it.
 
     `speed/images_per_second` is the mean since the last logging, the first batch after each start
     left out; `train/images_per_second` that of an epoch. The property `images_per_second` is the
@@ -76,6 +78,7 @@ class Throughput(L.Callback):
         self._steps = 0
         self._images, self._seconds = 0, 0.0
         self._fit_began = time.perf_counter()
+        after_validation(trainer, self._set_mark)
         shown = trainer.is_global_zero and trainer.loggers
         if self.utilisation and shown and isinstance(pl_module, Classifier):
             dtype = AUTOCAST.get(str(trainer.precision), dtype_of(pl_module.net))
@@ -85,7 +88,7 @@ class Throughput(L.Callback):
         self.fit_seconds, self._fit_began = self.total_seconds(), 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._mark = time.perf_counter()
+        self._set_mark()
         self._epoch_images, self._epoch_seconds = 0, 0.0
 
     def on_train_batch_start(
@@ -119,12 +122,13 @@ class Throughput(L.Callback):
             log_scalars(trainer, self._speed(trainer, pl_module, batch[0]))
             self._images, self._seconds = 0, 0.0
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._mark = time.perf_counter()
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._epoch_seconds:
             pl_module.log("train/images_per_second", self._epoch_images / self._epoch_seconds)
+
+    def _set_mark(self) -> None:
+        """The next batch begins to be fetched."""
+        self._mark = time.perf_counter()
 
     def _speed(
         self, trainer: L.Trainer, pl_module: L.LightningModule, images: torch.Tensor
