@@ -229,9 +229,43 @@ def test_it_waits_for_its_epoch(told):
     assert validate(AttentionMaps(every_n_epochs=3), make_learner(), **told).rows == []
 
 
-def test_the_last_step_is_drawn_in_whatever_epoch_it_is():
-    told = {"max_epochs": -1, "current_epoch": 1, "max_steps": 7}
-    assert validate(AttentionMaps(every_n_epochs=3), make_learner(), **told).rows
+def fitted_steps(folder, callback: AttentionMaps, learner=None, **options) -> list[int]:
+    """At which steps it has drawn."""
+    logger = CsvLogger(str(folder / "metrics.csv"))
+    trainer = L.Trainer(
+        **{"max_epochs": 1, "num_sanity_val_steps": 0, **options},
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        logger=logger,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner or make_learner(), datamodule=Noise())
+    logger.finalize("success")
+    rows = read_metrics(folder / "metrics.csv")
+    return [row["step"] for row in rows if "attention_distance/block_0" in row]
+
+
+def test_many_validations_of_one_epoch_are_drawn_at_the_first_and_the_end(tmp_path):
+    options = {"val_check_interval": 1, "max_epochs": 2}
+    assert fitted_steps(tmp_path, AttentionMaps(max_share=0.0), **options) == [1, 6]
+
+
+def test_the_end_is_drawn_in_whatever_epoch_it_is(tmp_path):
+    options = {"max_epochs": -1, "max_steps": 5}
+    assert fitted_steps(tmp_path, AttentionMaps(every_n_epochs=9), **options) == [5]
+
+
+def test_the_end_shows_the_net_as_it_is_evaluated(tmp_path):
+    """After the last validation the net trains again: dropout must not be seen."""
+    learner, ended = make_learner(make_net(attn_drop_rate=0.5, drop_path_rate=0.5)), AttentionMaps()
+    fitted_steps(tmp_path, AttentionMaps(every_n_epochs=9), learner, check_val_every_n_epoch=1)
+    expected = validate(ended, learner).rows[0][1]
+    (row,) = [row for row in read_metrics(tmp_path / "metrics.csv") if "val/accuracy" in row]
+    assert {tag: row[tag] for tag in expected} == pytest.approx(expected)
 
 
 def test_a_net_that_has_diverged_is_drawn_and_not_a_reason_to_stop():

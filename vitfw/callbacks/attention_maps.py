@@ -12,7 +12,7 @@ from torch import Tensor
 from vitfw.attention_pictures import distance_picture, heads_picture, heads_title, rollout_picture
 from vitfw.callbacks.board import boards
 from vitfw.callbacks.drawing_time import DrawingTime
-from vitfw.callbacks.evaluation_mode import evaluated_net
+from vitfw.callbacks.evaluation_mode import evaluated_net, evaluation_mode
 from vitfw.console import log
 from vitfw.data.transforms import denormalise
 from vitfw.errors import ConfigError
@@ -38,8 +38,8 @@ CAPTION = (
 
 
 class AttentionMaps(L.Callback):
-    """In the validation of every `every_n_epochs`-th epoch, and of the last: what the net attends
-    to in the first `count` validation images.
+    """In the validations of every `every_n_epochs`-th epoch, and at the end of a fit: what the net
+    attends to in the first `count` validation images.
 
     Pictures: each head of a block, `max_heads` at most (`attention/heads`), rollout through all
     blocks (`attention/rollout`), mean distance of each head (`attention/distance`); its mean over
@@ -47,7 +47,8 @@ class AttentionMaps(L.Callback):
     where the head of the net sees that, else what pooling makes of the patches'; or that of the
     patch at `query`, [row, column]. It is the evaluated net's, computed in the number format of
     its weights. Looking and drawing take at most `max_share` of the time of the fit, so that one of
-    short epochs has fewer pictures; first and last epoch always have some.
+    short epochs has fewer pictures; there always are those of the first such validation and of the
+    end.
 
     A net that is not vitfw's VisionTransformer is not looked at, nor one whose attention would
     take more than 256 MB an image, nor a linear probe's, which does not change.
@@ -82,6 +83,8 @@ class AttentionMaps(L.Callback):
         self._time = DrawingTime(max_share, "attention")
         self._figures: list[Figure] = []
         self._too_large = False
+        self._batch: tuple[Tensor, Tensor] | None = None  # images and labels of the last validation
+        self._drawn: int | None = None  # at which step
 
     def report_figures(self) -> list[Figure]:
         """Heads and rollout as last drawn."""
@@ -111,6 +114,7 @@ class AttentionMaps(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._time.start()
+        self._batch = self._drawn = None
 
     def on_validation_batch_end(
         self,
@@ -122,29 +126,37 @@ class AttentionMaps(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
-        epoch = trainer.current_epoch + 1
-        last = epoch == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
-        due = last or (epoch % self.every_n_epochs == 0 and self._time.left)
+        if not first or not trainer.is_global_zero or batch[0].dim() != 4:
+            return
+        images, labels = (part[: self.count].clone() for part in batch)  # not all of the batch
+        self._batch = images, labels
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and self._time.left:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step != self._drawn:
+            self._draw(trainer, pl_module)
+        self._batch = None
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net = net_of(trainer, pl_module)
         data: Any = getattr(trainer, "datamodule", None)
-        if not (first and due and trainer.is_global_zero) or net is None or data is None:
+        if self._batch is None or net is None or data is None or self._too_large:
             return
-        images, labels = (part[: self.count] for part in batch)
-        if self._too_large or images.dim() != 4:
-            return
-        with self._time.drawing():
-            self._draw(trainer, pl_module, net, images, labels, data)
+        with self._time.drawing(), evaluation_mode(net):
+            pooled = not isinstance(pl_module, MaskedAutoencoder)
+            self._show(trainer, net, *self._batch, data, pooled)
+        self._drawn = trainer.global_step
 
-    def _draw(
+    def _show(
         self,
         trainer: L.Trainer,
-        pl_module: L.LightningModule,
         net: VisionTransformer,
         images: Tensor,
         labels: Tensor,
         data: Any,
+        pooled: bool,
     ) -> None:
-        pooled = not isinstance(pl_module, MaskedAutoencoder)
         seen, what = self.look(net, images, pooled)
         shown = denormalise(images, data.mean, data.std).cpu()
         pictures = self.pictures(net, shown, seen, captions_of(labels.cpu(), data.classes), what)
