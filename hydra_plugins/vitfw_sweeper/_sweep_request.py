@@ -55,7 +55,7 @@ def read_request(
     """Raises ConfigError: one line, whatever is wrong."""
     from vitfw.errors import ConfigError
     from vitfw.start import HARMLESS
-    from vitfw.sweep.objective import check_metrics, known_metrics
+    from vitfw.sweep.objective import check_metrics
     from vitfw.sweep.samplers import check_space, grid_size
     from vitfw.sweep.space import Space, read_space
     from vitfw.sweep.study import Goal
@@ -73,9 +73,7 @@ def read_request(
             "hydra.sweep.dir"
         )
     metrics = listed(options["metric"])
-    method, average = config.method, config.get("average")
-    averaged = bool(average) and average.get("_target_") is not None
-    check_metrics(metrics, known_metrics(str(method._target_), averaged))
+    check_metrics(metrics, known_to(config))
     directions = directions_of(metrics, options["direction"])
     check_space(options["sampler"], space.dimensions, len(metrics))
     if options["pruner"] != "none":
@@ -105,6 +103,16 @@ def read_request(
         n_trials,
         config.trainer.get("max_epochs"),
     )
+
+
+def known_to(config: DictConfig) -> set[str]:
+    """What a run of this config measures."""
+    from vitfw.sweep.objective import known_metrics
+
+    average = config.get("average")
+    averaged = bool(average) and average.get("_target_") is not None
+    callbacks = [str(each._target_) for each in (config.get("callbacks") or {}).values() if each]
+    return known_metrics(str(config.method._target_), averaged, callbacks)
 
 
 def listed(value: Any) -> list[str]:
@@ -162,6 +170,7 @@ def check_words(space: "Space") -> None:
 def sweep_folder(words: Sequence[str]) -> Path:
     """runs/sweeps/<name>, which follows from what was typed: the same command finds its search."""
     from vitfw.run_directory import run_name
+    from vitfw.start import HARMLESS
 
     kept = []
     for word in words:
@@ -170,7 +179,7 @@ def sweep_folder(words: Sequence[str]) -> Path:
             kept.append(value)
         elif key.startswith("hydra.sweeper.") and key.split(".")[2] not in NOT_IN_NAME:
             kept.append(word.removeprefix("hydra.sweeper."))
-        elif not key.startswith("hydra"):
+        elif not key.startswith("hydra") and key not in HARMLESS:
             kept.append(word)
     return SWEEPS / re.sub("^default$", "optuna", run_name(kept))
 

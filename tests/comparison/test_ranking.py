@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vitfw.comparison.ranking import check_metric, lower_is_better, pareto_front, ranked
+from vitfw.comparison.ranking import check_metric, pareto_front, ranked
 from vitfw.comparison.run import FINISHED, PRUNED, Run
 from vitfw.errors import ConfigError
 
@@ -36,12 +36,6 @@ def test_unfinished_runs_come_after_finished_ones_and_those_without_the_metric_l
     runs = [Run(name, None, state, metrics={"m": value}) for name, state, value in figures]
     assert [run.name for run in ranked(runs, "m", lower=False)] == ["d", "a", "b", "c"]
     assert [run.name for run in ranked(runs, "m", lower=True)] == ["a", "d", "b", "c"]
-
-
-def test_less_is_better_of_losses_and_costs():
-    less = ["val/loss", "fit_seconds", "params", "flops_per_image"]
-    more = ["val/accuracy_best", "train/images_per_second", "epochs"]
-    assert [lower_is_better(m) for m in less + more] == [True] * 4 + [False] * 3
 
 
 def test_a_metric_that_no_run_has_names_the_nearest():

@@ -4,12 +4,14 @@ import pytest
 from lightning import LightningModule
 from torch import nn
 
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 from vitfw.sweep.objective import (
     check_metrics,
     column,
     direction_of,
     known_metrics,
+    objective_of,
     pruning_metric,
 )
 from vitfw.training.classifier import Classifier, Evaluation
@@ -23,11 +25,31 @@ CLASSIFY = "vitfw.training.classifier.Classifier"
         ("test/accuracy", "must not choose on the test set; use val/accuracy"),
         ("val/acuracy", "never logged by this run; did you mean .*val/accuracy"),
         ("val_raw/loss", "never logged"),
+        ("class_accuracy/cat", "never logged"),  # TensorBoard alone has it
+        ("memory/process_gib", "never logged"),
     ],
 )
 def test_a_metric_that_is_not_measured_is_refused(metric, message):
     with pytest.raises(ConfigError, match=message):
         check_metrics([metric], known_metrics(CLASSIFY, averaged=False))
+
+
+def test_an_empty_list_is_refused():
+    with pytest.raises(ConfigError, match="hydra.sweeper.metric is empty: give one"):
+        check_metrics([], known_metrics(CLASSIFY, averaged=False))
+
+
+def test_what_the_default_callbacks_log_in_every_run_is_known():
+    cfg = to_plain(compose("train", []))
+    known = known_metrics(CLASSIFY, False, [each["_target_"] for each in cfg["callbacks"].values()])
+    added = known - known_metrics(CLASSIFY, False)
+    assert {name.partition("/")[0] for name in added} == {"speed", "memory", "step_seconds"}
+
+
+def test_the_best_accuracy_is_found_where_another_metric_chose_the_checkpoint(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,val/accuracy\n1,0.5\n2,0.75\n3,0.625\n")
+    metrics = {"val/accuracy_best": None}
+    assert objective_of(tmp_path, metrics, "val/accuracy_best", "maximize") == 0.75
 
 
 def test_a_masked_autoencoder_has_no_accuracy():
@@ -54,7 +76,11 @@ def test_all_that_a_validation_measures_is_known():
         ("fit_seconds", "minimize", None),
         ("train/images_per_second", "maximize", None),
         ("flops_per_image", "minimize", None),
-        ("class_accuracy/cat", "maximize", "class_accuracy/cat"),
+        ("val/distill_loss", "minimize", "val/distill_loss"),
+        ("val/error", "minimize", "val/error"),
+        ("speed/images_per_second", "maximize", None),
+        ("memory/process_gib", "minimize", None),
+        ("epochs", "minimize", None),
     ],
 )
 def test_a_metric_has_a_better_side_and_may_be_known_early(metric, direction, pruned_by):

@@ -88,6 +88,7 @@ def test_the_same_command_finds_its_search_and_another_one_does_not():
     words = [LR, "model=vit_nano", "hydra/sweeper=optuna"]
     folder = sweep_folder([*words, "hydra.sweeper.n_trials=20"])
     assert folder == sweep_folder([words[1], words[0], words[2], "hydra.sweeper.n_trials=50"])
+    assert folder == sweep_folder([*words, "data.num_workers=8"])
     others = [
         [LR, "model=vit_ti4"],
         [*words, "hydra.sweeper.sampler=random"],

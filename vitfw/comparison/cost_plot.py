@@ -5,9 +5,10 @@ from html import escape
 from vitfw.comparison.axes import looks_logarithmic, padded_axis, percent_tick, short
 from vitfw.comparison.frame import Frame, colour_of, figure
 from vitfw.comparison.gather import Comparison
-from vitfw.comparison.ranking import lower_is_better, pareto_front
+from vitfw.comparison.ranking import pareto_front
 from vitfw.comparison.run import FINISHED
 from vitfw.comparison.words import is_share, measured
+from vitfw.sweep.objective import less_is_better
 
 COSTS = {
     "fit_seconds": "training seconds",
@@ -67,7 +68,7 @@ def lower(comparison: Comparison, metric: str) -> bool:
     directions = {objective.name: objective.lower for objective in comparison.objectives}
     if metric == comparison.metric:
         return comparison.lower
-    return directions.get(metric, lower_is_better(metric))
+    return directions.get(metric, less_is_better(metric))
 
 
 def labels(

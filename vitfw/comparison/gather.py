@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitfw.comparison.differences import Table, differences, short_names
-from vitfw.comparison.ranking import check_metric, lower_is_better, ranked
+from vitfw.comparison.ranking import check_metric, ranked
 from vitfw.comparison.run import BEST, Run, UnreadableRun, find_runs, read_run
 from vitfw.comparison.study import Objective, find_study, objectives_of, open_study, trials_of
 from vitfw.errors import ConfigError
+from vitfw.sweep.objective import less_is_better
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -64,7 +65,7 @@ def compare(folders: Sequence[Path], sort: str | None = None) -> Comparison:
         check_metric(sort, runs)
     metric = sort or (objectives[0].name if objectives else BEST)
     directions = {objective.name: objective.lower for objective in objectives}
-    lower = directions.get(metric, lower_is_better(metric))
+    lower = directions.get(metric, less_is_better(metric))
     runs = ranked(runs, metric, lower)
     parameters = differences(runs)
     is_sweep = len(folders) == 1 and (study is not None or is_multirun(folders[0]))

@@ -5,12 +5,6 @@ from collections.abc import Iterable, Sequence
 from vitfw.comparison.run import FINISHED, Run
 from vitfw.errors import ConfigError, nearest
 
-SMALL_IS_GOOD = ("loss", "seconds", "params", "flops", "memory", "latency", "error")
-
-
-def lower_is_better(metric: str) -> bool:
-    return any(word in metric for word in SMALL_IS_GOOD)
-
 
 def known_metrics(runs: Iterable[Run]) -> list[str]:
     return list(

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,27 @@ LOGGED = {
     "LinearProbe": {"loss", *ACCURACIES},
     "MaskedAutoencoder": {"loss"},
 }
-OF_CLASSES = "class_accuracy/"  # followed by the name of a class
+# What callbacks add, by the ends of theirs.
+LOGGED_BESIDE = {
+    "Throughput": {"speed/images_per_second"},
+    "StepTiming": {f"step_seconds/{p}" for p in ("data", "forward", "backward", "optimizer")},
+    "MemoryUse": {"memory/process_gib"},
+}
+LESS_IS_BETTER = ("loss", "seconds", "params", "flops", "memory", "latency", "error")
 
 
-def known_metrics(method: str, averaged: bool) -> set[str]:
+def known_metrics(method: str, averaged: bool, callbacks: Collection[str] = ()) -> set[str]:
     """What a run of a method measures; empty for a method that is not ours.
 
-    `method` is its `_target_`; `averaged`: there is a second set of weights, and `val_raw/…`.
+    `method` and `callbacks` are their `_target_`; `averaged`: there is a second set of weights,
+    and `val_raw/…`.
     """
     logged = LOGGED.get(method.rpartition(".")[2])
     if logged is None:
         return set()
     known = AT_THE_END | TRAINING | {f"val/{name}" for name in logged}
+    for each in callbacks:
+        known |= LOGGED_BESIDE.get(each.rpartition(".")[2], set())
     if "accuracy" in logged:
         known |= {BEST} | {f"train/{name}" for name in ACCURACIES}
     if averaged and method.endswith("Classifier"):
@@ -43,31 +52,34 @@ def known_metrics(method: str, averaged: bool) -> set[str]:
 
 
 def check_metrics(metrics: Sequence[str], known: set[str]) -> None:
-    """Raises ConfigError: a metric is of the test set, or nothing measures it."""
+    """Raises ConfigError: there is none, one is of the test set, or nothing measures it."""
+    if not metrics:
+        raise ConfigError(f"hydra.sweeper.metric is empty: give one, such as {BEST}")
     for metric in metrics:
         if metric.startswith("test/"):
             raise ConfigError(
                 f"hydra.sweeper.metric={metric}: a search must not choose on the test set; "
                 f"use val/{metric.removeprefix('test/')} or {BEST}"
             )
-        if known and metric not in known and not metric.startswith(OF_CLASSES):
+        if known and metric not in known:
             hint = nearest(metric, known) or f"; known: {', '.join(sorted(known))}"
             raise ConfigError(f"hydra.sweeper.metric={metric} is never logged by this run{hint}")
 
 
+def less_is_better(metric: str) -> bool:
+    """Of losses, errors, seconds, sizes and memory."""
+    return any(word in metric for word in LESS_IS_BETTER) or metric in ("epochs", "steps")
+
+
 def direction_of(metric: str) -> str:
-    """Less is better of losses, seconds, sizes and memory; more of everything else."""
-    last = metric.rpartition("/")[2]
-    less = last.startswith("loss") or "seconds" in metric or metric.startswith("memory/")
-    cost = metric in ("params", "flops_per_image", "epochs", "steps")
-    return MINIMIZE if less or cost else MAXIMIZE
+    return MINIMIZE if less_is_better(metric) else MAXIMIZE
 
 
 def pruning_metric(metric: str) -> str | None:
     """What is known of a metric after each validation; None: nothing."""
     if metric == BEST:
         return "val/accuracy"
-    return metric if metric.startswith(("val/", "val_raw/", OF_CLASSES)) else None
+    return metric if metric.startswith(("val/", "val_raw/")) else None
 
 
 def objective_of(folder: Path, metrics: Mapping[str, Any], metric: str, direction: str) -> float:
@@ -78,7 +90,7 @@ def objective_of(folder: Path, metrics: Mapping[str, Any], metric: str, directio
     """
     value = metrics.get(metric)
     if value is None:
-        values = column(folder / "metrics.csv", metric)
+        values = column(folder / "metrics.csv", pruning_metric(metric) or metric)
         finite = [value for value in values if math.isfinite(value)]
         if not finite:
             state = "never a finite number" if values else "not measured by this run"
