@@ -140,6 +140,14 @@ def test_what_is_no_override_is_answered_in_one_line(typed):
     refused(typed)
 
 
+@pytest.mark.parametrize("typed", ["logger=null", "callbacks=null"])
+def test_a_group_that_is_null_is_told_its_options(typed):
+    group = typed.removesuffix("=null")
+    said = refused(typed)
+    assert said.startswith(f"{typed}: a group is one of its options; known: ")
+    assert {"logger": "csv", "callbacks": "essential"}[group] in said
+
+
 def test_a_word_without_a_value_is_told_how_to_write_one():
     assert refused("optimizer.lr") == (
         "'optimizer.lr' is not an override; write key=value, such as optimizer.lr=1e-3"

@@ -197,7 +197,7 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
         if not hint or len(options) <= MOST_LISTED:
             hint = f"{hint or ';'} known: {', '.join(options)}"
         return f"{group}={name} does not exist{hint}"
-    if needed := explain_missing(error):
+    if needed := explain_missing(error) or explain_null(overrides, error):
         return needed
     unknown = re.search(r"Could not (?:override|append|delete) .*?'([^'\s]+)'", str(error))
     if unknown:
@@ -216,6 +216,18 @@ def explain_missing(error: Exception) -> str | None:
         return None
     key = keys[-1] if keys[-1].endswith(keys[0]) else keys[0]  # what asked, or what it asked for
     return f"{key} is needed: give {key}=…"
+
+
+def explain_null(overrides: Sequence[str], error: Exception) -> str | None:
+    """What to give for a group, where `null` was."""
+    if "Config group override must be" not in str(error):
+        return None
+    typed = [text for text in group_choices(overrides) if text.partition("=")[2] in ("null", "")]
+    if not typed:
+        return None
+    group = typed[0].partition("=")[0]
+    options = sorted(path.stem for path in (config_folder() / group).glob("[!_]*.yaml"))
+    return f"{typed[0]}: a group is one of its options; known: {', '.join(options)}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -80,6 +80,8 @@ class ProcessLauncher(Launcher):
         failed = [(job, each) for job, each in zip(jobs, outcomes, strict=True) if each.code]
         if failed:
             names = "; ".join(f"{job.folder} ({each.error})" for job, each in failed)
+            # Hydra calls back after sweeps without failures only: this one's report is due, too
+            self.context.callbacks.on_multirun_end(config=self.config, config_name=command)
             say_error(f"{len(failed)} of {len(jobs)} jobs failed: {names}")
             raise SystemExit(max(failed[0][1].code, 1))
         return [

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from commands import Run, run
+from commands import TINY, Run, run
 from PIL import Image
 
 from vitfw.cli.main import main
@@ -85,6 +85,14 @@ def test_a_wrong_value_in_a_sweep_is_told_in_one_line(tmp_path, monkeypatch, cap
     err = capfd.readouterr().err
     assert "is not a multiple of patch_size 3" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_sweep_of_which_a_job_failed_has_its_page(tmp_path):
+    words = [*TINY, "model.patch_size=3,2", "trainer=debug", "hydra.sweep.dir=sweep"]
+    outcome = run("train.py", "-m", *words, cwd=tmp_path)
+    assert outcome.code == 2
+    assert "1 of 2 jobs failed: sweep/0 (img_size 8 is not a multiple" in outcome.err
+    assert "1" in (tmp_path / "sweep" / "sweep_report.html").read_text()
 
 
 def test_a_sweep_whose_jobs_would_start_the_sweep_again_is_refused(tmp_path, monkeypatch, capfd):
