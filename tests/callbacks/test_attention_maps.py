@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -219,6 +220,26 @@ def test_images_are_taken_in_parts_where_all_would_be_too_much(monkeypatch):
     parts = validate(AttentionMaps(), make_learner()).rows
     assert sizes == [3, 1]
     assert parts[0][1] == pytest.approx(whole[0][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("off", ["heads", "rollout", "distance"])
+def test_each_picture_can_be_switched_off(off, monkeypatch):
+    for name in {"heads", "rollout", "distance"} - {off}:
+        monkeypatch.setattr(attention_maps, f"{name}_picture", lambda *args, **more: drawn)
+    monkeypatch.setattr(attention_maps, f"{off}_picture", None)  # calling it would fail
+    drawn = Image.new("L", (4, 4))
+    callback = AttentionMaps(**{off: False})
+    rows = validate(callback, make_learner()).rows
+    assert len(rows) == (off != "distance")
+    titles = {"heads": "Attention", "rollout": "Attention rollout"}
+    expected = [title for name, title in titles.items() if name != off]
+    assert [figure.title for figure in callback.report_figures()] == expected
+
+
+def test_with_all_pictures_switched_off_nothing_is_looked_at(monkeypatch):
+    monkeypatch.setattr(attention_maps, "seen_by", None)
+    off = AttentionMaps(heads=False, rollout=False, distance=False)
+    assert validate(off, make_learner()).rows == []
 
 
 # ── where it keeps out ────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 from tiny_fit import BATCH, batches, fit, sgd, small_net
 from torch import nn
 
-from vitfw.callbacks.gradients import Gradients, trained_parts
+from vitfw.callbacks import gradients
+from vitfw.callbacks.gradients import Gradients, StepSizes, trained_parts
 from vitfw.models.vit import VisionTransformer
 from vitfw.training.sam import SAM
 
@@ -120,6 +121,36 @@ def test_weights_that_are_all_zero_have_no_ratio_but_a_gradient():
     nn.init.zeros_(net[3].bias)
     records, _ = fit(Gradients(), net=net, max_steps=1)
     assert records.curve("update_ratio/3") == {} and records.curve("gradient_norm/3")[1] > 0
+
+
+@pytest.mark.parametrize("off", ["norms", "update_ratios"])
+def test_each_half_can_be_switched_off(off):
+    whole, _ = fit(Gradients(), net=seeded_net())
+    half, _ = fit(Gradients(**{off: False}), net=seeded_net())
+    left_out = {"norms": "gradient_norm/", "update_ratios": "update_ratio/"}[off]
+    assert whole.tags(left_out) and not half.tags(left_out)
+    kept = {tag for tag in whole.tags("") if not tag.startswith(left_out)}
+    assert half.tags("") == kept
+    assert all(half.curve(tag) == whole.curve(tag) for tag in kept)
+
+
+def seeded_net() -> nn.Module:
+    torch.manual_seed(0)
+    return small_net()
+
+
+def test_without_ratios_no_weights_are_copied():
+    net = small_net()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert len(StepSizes(trained_parts(net)).before) == 4
+    assert StepSizes(trained_parts(net), updates=False).before == []
+
+
+def test_with_both_switched_off_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(gradients, "StepSizes", None)  # so that it could not be made
+    records, _ = fit(Gradients(norms=False, update_ratios=False))
+    assert not records.tags("gradient_norm/") | records.tags("update_ratio/")
 
 
 def test_where_a_process_has_a_part_of_the_weights_nothing_is_measured():

@@ -231,6 +231,29 @@ def test_short_epochs_get_pictures_at_the_start_and_the_end(tmp_path: Path):
         assert [event.step for event in found.Images(tag)] == steps
 
 
+@pytest.mark.parametrize(
+    "callback, tags",
+    [
+        (ValidationPictures(count=0), ["predictions/confusion"]),
+        (ValidationPictures(confusion=False), ["predictions/mistakes"]),
+        (ModelPictures(positions=False), ["model/patch_filters"]),
+        (ModelPictures(filters=False), ["model/position_similarity"]),
+    ],
+    ids=["count", "confusion", "positions", "filters"],
+)
+def test_each_picture_can_be_switched_off(callback, tags, tmp_path: Path):
+    make_trainer(tmp_path, callback, max_epochs=1).fit(make_learner(), datamodule=make_data())
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == tags
+
+
+def test_class_accuracies_can_be_switched_off(tmp_path: Path):
+    callback = ValidationPictures(max_classes=0)
+    make_trainer(tmp_path, callback, max_epochs=1).fit(make_learner(), datamodule=make_data())
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert not [tag for tag in tags["scalars"] if tag.startswith("class_accuracy")]
+    assert len(tags["images"]) == 2
+
+
 def test_a_process_with_a_part_of_the_weights_has_no_net_to_look_at():
     learner = make_learner()
     for strategy, net in ((SingleDeviceStrategy(), learner.net), (FSDPStrategy(), None)):
@@ -258,7 +281,7 @@ def test_a_net_that_cannot_be_traced_gets_no_graph_and_no_word(tmp_path: Path, c
 @pytest.mark.parametrize(
     "make, key",
     [
-        (lambda: ValidationPictures(count=0), "validation_pictures.count 0"),
+        (lambda: ValidationPictures(count=-1), "validation_pictures.count -1"),
         (lambda: ValidationPictures(every_n_epochs=0), "validation_pictures.every_n_epochs 0"),
         (lambda: ValidationPictures(max_classes=-1), "validation_pictures.max_classes -1"),
         (lambda: ValidationPictures(max_share=2.0), "validation_pictures.max_share 2.0"),

@@ -13,6 +13,7 @@ from vitfw.attention_pictures import distance_picture, heads_picture, heads_titl
 from vitfw.callbacks.board import boards
 from vitfw.callbacks.drawing_time import DrawingTime
 from vitfw.callbacks.evaluation_mode import evaluated_net, evaluation_mode
+from vitfw.callbacks.logging_steps import log_scalars
 from vitfw.console import log
 from vitfw.data.transforms import denormalise
 from vitfw.errors import ConfigError
@@ -31,6 +32,7 @@ from vitfw.training.masked_autoencoder import MaskedAutoencoder
 
 MOST_BYTES = 256_000_000  # of the attention of all blocks, at any time
 KEY = "callbacks.attention"
+TITLES = {"attention/heads": "Attention", "attention/rollout": "Attention rollout"}  # in the report
 CAPTION = (
     "The lighter, the more attention, from the least to the most of each map; the figures are a "
     "patch's share of all attention."
@@ -43,7 +45,8 @@ class AttentionMaps(L.Callback):
 
     Pictures: each head of a block, `max_heads` at most (`attention/heads`), rollout through all
     blocks (`attention/rollout`), mean distance of each head (`attention/distance`); its mean over
-    the heads is `attention_distance/block_<i>`, in pixels. The attention is the class token's
+    the heads is `attention_distance/block_<i>`, in pixels. `heads`, `rollout` and `distance` leave
+    each of them out. The attention is the class token's
     where the head of the net sees that, else what pooling makes of the patches'; or that of the
     patch at `query`, [row, column]. It is the evaluated net's, computed in the number format of
     its weights. Looking and drawing take at most `max_share` of the time of the fit, so that one of
@@ -68,6 +71,9 @@ class AttentionMaps(L.Callback):
         query: Sequence[int] | None = None,
         max_heads: int = 12,
         max_share: float = 0.005,
+        heads: bool = True,
+        rollout: bool = True,
+        distance: bool = True,
     ):
         least = {"count": count, "every_n_epochs": every_n_epochs, "max_heads": max_heads}
         for name, value in least.items():
@@ -80,6 +86,7 @@ class AttentionMaps(L.Callback):
         self.block = block
         self.query = query
         self.max_heads = max_heads
+        self.heads, self.rollout, self.distance = heads, rollout, distance
         self._time = DrawingTime(max_share, "attention")
         self._figures: list[Figure] = []
         self._too_large = False
@@ -141,7 +148,8 @@ class AttentionMaps(L.Callback):
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net = net_of(trainer, pl_module)
         data: Any = getattr(trainer, "datamodule", None)
-        if self._batch is None or net is None or data is None or self._too_large:
+        wanted = (self.heads or self.rollout or self.distance) and not self._too_large
+        if self._batch is None or net is None or data is None or not wanted:
             return
         with self._time.drawing(), evaluation_mode(net):
             pooled = not isinstance(pl_module, MaskedAutoencoder)
@@ -163,14 +171,16 @@ class AttentionMaps(L.Callback):
         for board in boards(trainer):
             for tag, picture in pictures.items():
                 board.add_image(tag, np.asarray(picture), trainer.global_step, dataformats="HWC")
-        means = seen.distances.mean(dim=(0, 2))  # [B, L, H] → [L]
-        scalars = {f"attention_distance/block_{i}": d for i, d in enumerate(means.tolist())}
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=trainer.global_step)
+        if self.distance:
+            means = seen.distances.mean(dim=(0, 2))  # [B, L, H] → [L]
+            log_scalars(
+                trainer, {f"attention_distance/block_{i}": d for i, d in enumerate(means.tolist())}
+            )
         caption = f"{CAPTION} After step {trainer.global_step:,}."
         self._figures = [
-            Figure("Attention", pictures["attention/heads"], caption),
-            Figure("Attention rollout", pictures["attention/rollout"], caption),
+            Figure(title, pictures[tag], caption)
+            for tag, title in TITLES.items()
+            if tag in pictures
         ]
 
     def look(self, net: VisionTransformer, images: Tensor, pooled: bool) -> tuple[Seen, str]:
@@ -185,17 +195,21 @@ class AttentionMaps(L.Callback):
     def pictures(
         self, net: VisionTransformer, images: Tensor, seen: Seen, names: Sequence[str], what: str
     ) -> dict[str, Image.Image]:
-        """By their tag; `images` [B, C, H, W] are in [0, 1]."""
-        blocks, heads = len(net.blocks), seen.heads[:, : self.max_heads]
-        title, patch = heads_title(what, self.block, blocks), self.query
-        drawn = {"attention/heads": heads_picture(images, heads, names, title, patch=patch)}
-        title = f"Rollout of {what}"
-        drawn["attention/rollout"] = rollout_picture(
-            images, seen.rollout, names, title, patch=patch
-        )
-        distances, uniform = seen.distances.mean(dim=0), uniform_distance(net, images)
-        title = f"Mean attention distance, {len(images)} images"
-        drawn["attention/distance"] = distance_picture(distances, uniform, title)
+        """Those that are wanted, by their tag; `images` [B, C, H, W] are in [0, 1]."""
+        drawn, patch = {}, self.query
+        if self.heads:
+            heads = seen.heads[:, : self.max_heads]
+            title = heads_title(what, self.block, len(net.blocks))
+            drawn["attention/heads"] = heads_picture(images, heads, names, title, patch=patch)
+        if self.rollout:
+            title = f"Rollout of {what}"
+            drawn["attention/rollout"] = rollout_picture(
+                images, seen.rollout, names, title, patch=patch
+            )
+        if self.distance:
+            distances, uniform = seen.distances.mean(dim=0), uniform_distance(net, images)
+            title = f"Mean attention distance, {len(images)} images"
+            drawn["attention/distance"] = distance_picture(distances, uniform, title)
         return drawn
 
 

@@ -16,21 +16,23 @@ Parts = dict[str, list[nn.Parameter]]
 
 
 class Gradients(L.Callback):
-    """Logs `gradient_norm/total`, `gradient_norm/<part>` and `update_ratio/<part>`.
+    """Logs `gradient_norm/total` and `gradient_norm/<part>` (`norms`), and `update_ratio/<part>`
+    (`update_ratios`).
 
     The gradients are those of an optimizer step's whole batch, before clipping; of SAM, those of
     the weights as they are. The ratio is ‖Δw‖ / ‖w‖ of that step; a part whose weights are all
     zero has none. A healthy one is around 1e-3; far less means a part that hardly learns.
 
     Measured at every `every_n_log`-th logging, in the first optimizer step that ends then or
-    later. Until that step is over it holds a copy of what is trained. Where a process has only a
-    part of the weights (FSDP, DeepSpeed) nothing is logged.
+    later. For the ratios a copy of what is trained is held until that step is over. Where a process
+    has only a part of the weights (FSDP, DeepSpeed) nothing is logged.
     """
 
-    def __init__(self, every_n_log: int = 1):
+    def __init__(self, every_n_log: int = 1, norms: bool = True, update_ratios: bool = True):
         if every_n_log < 1:
             raise ValueError(f"callbacks.gradients.every_n_log {every_n_log} must be at least 1")
         self.every_n_log = every_n_log
+        self.norms, self.update_ratios = norms, update_ratios
         self._loggings = 0
         self._due = False
         self._step: StepSizes | None = None
@@ -47,8 +49,9 @@ class Gradients(L.Callback):
     ) -> None:
         second_pass = self._step is not None
         whole = not isinstance(trainer.strategy, SHARDED)
-        if self._due and not second_pass and whole and trainer.is_global_zero:
-            self._step = StepSizes(trained_parts(pl_module))
+        wanted = self._due and (self.norms or self.update_ratios)
+        if wanted and not second_pass and whole and trainer.is_global_zero:
+            self._step = StepSizes(trained_parts(pl_module), self.norms, self.update_ratios)
 
     def on_train_batch_end(
         self,
@@ -64,29 +67,38 @@ class Gradients(L.Callback):
 
 
 class StepSizes:
-    """Made when gradients are there and the weights not yet moved; read once, when they are."""
+    """Made when gradients are there and the weights not yet moved; read once, when they are.
 
-    def __init__(self, parts: Parts):
+    Without `gradients` or `updates` it neither measures nor keeps what those would need.
+    """
+
+    def __init__(self, parts: Parts, gradients: bool = True, updates: bool = True):
         moving = [(part, p) for part, ps in parts.items() for p in ps if p.grad is not None]
         self.parts = [part for part, _ in moving]
         self.weights = [p.detach() for _, p in moving]
-        self.before = [weight.clone() for weight in self.weights]
-        self.gradients = norms([p.grad for _, p in moving if p.grad is not None])
+        self.before = [weight.clone() for weight in self.weights] if updates else []
+        self.columns: dict[str, Tensor] = {}
+        if gradients:
+            self.columns["gradient"] = norms([p.grad for _, p in moving if p.grad is not None])
 
     def measured(self) -> dict[str, float]:
         """All norms and ratios by their tags, brought from the device at once."""
         if not self.parts:
             return {}
-        sizes = norms(self.before)
-        torch._foreach_sub_(self.before, self.weights)
-        columns = torch.stack([self.gradients, norms(self.before), sizes])
-        gradient, update, weight = map(self._by_part, columns.tolist())
-        ratios = {part: update[part] / weight[part] for part in update if weight[part]}
-        return {
-            "gradient_norm/total": math.hypot(*gradient.values()),
-            **{f"gradient_norm/{part}": norm for part, norm in gradient.items()},
-            **{f"update_ratio/{part}": ratio for part, ratio in ratios.items()},
-        }
+        if self.before:
+            self.columns["weight"] = norms(self.before)
+            torch._foreach_sub_(self.before, self.weights)
+            self.columns["update"] = norms(self.before)
+        found = torch.stack([*self.columns.values()]).tolist()
+        sizes = dict(zip(self.columns, map(self._by_part, found), strict=True))
+        told = {}
+        if gradient := sizes.get("gradient"):
+            told["gradient_norm/total"] = math.hypot(*gradient.values())
+            told |= {f"gradient_norm/{part}": norm for part, norm in gradient.items()}
+        for part, weight in sizes.get("weight", {}).items():
+            if weight:
+                told[f"update_ratio/{part}"] = sizes["update"][part] / weight
+        return told
 
     def _by_part(self, norms: Sequence[float]) -> dict[str, float]:
         """The norm of each part from those of its tensors."""

@@ -24,7 +24,8 @@ class ValidationPictures(L.Callback):
     """In the validation of every `every_n_epochs`-th epoch: the `count` wrong guesses of highest
     confidence (`predictions/mistakes`), the confusion matrix (`predictions/confusion`; not of more
     than 2,000 classes), and with at most `max_classes` classes the accuracy of each
-    (`class_accuracy/<name>`), in TensorBoard.
+    (`class_accuracy/<name>`), in TensorBoard. `count=0`, `confusion=False` and `max_classes=0`
+    leave each of them out.
 
     The predictions are those of the evaluated weights. Pictures take at most `max_share` of the
     time of the fit, so that one of short epochs has fewer; the first and the last are always
@@ -38,9 +39,10 @@ class ValidationPictures(L.Callback):
         every_n_epochs: int = 1,
         max_classes: int = 25,
         max_share: float = 0.005,
+        confusion: bool = True,
     ):
         for name, value, least in (
-            ("count", count, 1),
+            ("count", count, 0),
             ("every_n_epochs", every_n_epochs, 1),
             ("max_classes", max_classes, 0),
         ):
@@ -51,6 +53,7 @@ class ValidationPictures(L.Callback):
         self.count = count
         self.every_n_epochs = every_n_epochs
         self.max_classes = max_classes
+        self.confusion = confusion
         self.tally: PredictionTally | None = None
         self._time = DrawingTime(max_share, "validation_pictures")
         self._counting: PredictionTally | None = None
@@ -98,7 +101,7 @@ class ValidationPictures(L.Callback):
         self._draw(trainer)
 
     def _say_what_is_missing(self, trainer: L.Trainer, tally: PredictionTally) -> None:
-        if tally.confusion is None and trainer.is_global_zero:
+        if self.confusion and tally.confusion is None and trainer.is_global_zero:
             log.info(
                 f"no confusion matrix: there are {tally.num_classes:,} classes, and "
                 f"{MOST_IN_MATRIX:,} is the most"
@@ -120,7 +123,7 @@ class ValidationPictures(L.Callback):
         if not found or self.tally is None or self._undrawn is None:
             return
         classes, pictures = class_names(trainer), {}
-        if self.tally.confusion is not None:
+        if self.confusion and self.tally.confusion is not None:
             pictures["predictions/confusion"] = confusion_picture(self.tally.confusion, classes)
         if mistakes := self.tally.mistakes:
             images = torch.stack([each.image for each in mistakes])
