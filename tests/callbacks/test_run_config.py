@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vitfw.callbacks.run_config import RunConfig
+from vitfw.cli.main import main
 
 CONFIG = "model:\n  depth: 1\nnote: '# <b>| not a table'\n"
 OVERRIDES = ["model=vit_b16", "optimizer.lr=1e-2"]
@@ -47,6 +48,12 @@ class Scripted(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def told() -> RunConfig:
+    shown = RunConfig()
+    shown.tell(CONFIG, OVERRIDES, HYPERPARAMETERS)
+    return shown
+
+
 def fit(folder: Path, val: int | None = None, epochs: int = 3, ckpt_path=None) -> L.Trainer:
     best = ModelCheckpoint(
         folder / "checkpoints", monitor="val/accuracy", mode="max", save_on_train_epoch_end=False
@@ -58,7 +65,7 @@ def fit(folder: Path, val: int | None = None, epochs: int = 3, ckpt_path=None) -
         max_epochs=epochs,
         limit_val_batches=val,
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
-        callbacks=[RunConfig(CONFIG, OVERRIDES, HYPERPARAMETERS), best],
+        callbacks=[told(), best],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -115,8 +122,7 @@ def test_the_hparams_page_shows_the_best_accuracy(fitted: Path):
 
 
 def test_what_was_typed_stands_first_on_the_hparams_page():
-    shown = RunConfig(CONFIG, OVERRIDES, HYPERPARAMETERS).hyperparameters
-    assert list(shown) == ["model", "optimizer.lr", "compile", "freeze"]
+    assert list(told().hyperparameters) == ["model", "optimizer.lr", "compile", "freeze"]
 
 
 def test_a_run_that_goes_on_stays_one_line_of_the_page(tmp_path: Path):
@@ -132,3 +138,21 @@ def test_a_run_that_was_never_validated_shows_no_accuracy(tmp_path: Path):
     fit(tmp_path, val=0, epochs=1)
     (group,) = session_groups(tmp_path)
     assert not group.metric_values
+
+
+TINY = "model=vit_mini4 model.embed_dim=16 model.depth=1 model.num_heads=2 trainer.accelerator=cpu"
+FAKE = "data=fake data.num_classes=3 data.num_images=64 data.native_size=8 data.batch_size=32"
+
+
+@pytest.mark.parametrize("switch", ["", "callbacks.run_config=null"])
+def test_one_override_leaves_it_out(switch, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("vitfw.cli.train.prepare_process", lambda: None)
+    words = f"{TINY} {FAKE} callbacks=essential trainer.max_epochs=1 test_after_fit=false {switch}"
+    assert main(["train", *words.split(), f"run_dir={tmp_path}"]) == 0
+    written = [
+        tag
+        for path in tmp_path.rglob("events.*")
+        for tag in EventAccumulator(str(path)).Reload().Tags()["tensors"]
+    ]
+    assert written == ([] if switch else ["config/text_summary", "overrides/text_summary"])
+    assert len(session_groups(tmp_path)) == (0 if switch else 1)

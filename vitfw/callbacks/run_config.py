@@ -16,12 +16,18 @@ class RunConfig(L.Callback):
     """Writes the texts `config` and `overrides`, and `hyperparameters`, by dotted keys, to the
     hparams page, beside the best so far of what `best.ckpt` is chosen by (`val/accuracy_best`).
 
-    That page shows what was typed first, and neither what is built nor what only watches.
+    That page shows what was typed first, and neither what is built nor what only watches. What
+    the run was asked for is told before the fit, by `tell`.
     """
 
-    def __init__(self, config: str, overrides: Sequence[str], hyperparameters: Mapping[str, Any]):
-        self.config = config
-        self.overrides = list(overrides)
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.hyperparameters: dict[str, Any] = {}
+
+    def tell(
+        self, config: str, overrides: Sequence[str], hyperparameters: Mapping[str, Any]
+    ) -> None:
+        self.texts = {"config": config, "overrides": "\n".join(overrides) or "none"}
         ordered = {**typed_values(overrides, hyperparameters), **hyperparameters}
         self.hyperparameters = {
             key: value if type(value) in (int, float) else str(value)
@@ -30,10 +36,11 @@ class RunConfig(L.Callback):
         }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        typed = "\n".join(self.overrides) or "none"
+        if not self.texts:
+            return
         for board in boards(trainer):
-            board.add_text("config", block(self.config), trainer.global_step)
-            board.add_text("overrides", block(typed), trainer.global_step)
+            for tag, text in self.texts.items():
+                board.add_text(tag, block(text), trainer.global_step)
             writer = board._get_file_writer()
             assert writer is not None
             names = dict.fromkeys(best_scores(trainer), 0.0)  # the values come with the epochs

@@ -88,6 +88,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     if cfg["compile"]:
         learner.compile_nets()
     callbacks = build_each(cfg["callbacks"])
+    if isinstance(shown := callbacks.get("run_config"), RunConfig):
+        shown.tell(as_yaml(cfg), overrides, flatten(cfg))
     trainer = build_trainer(
         trainer_options,
         default_root_dir=str(directory.path),
@@ -95,7 +97,6 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
             *callbacks.values(),
             SkippedImages(data.bad_images),
             PassportCallback(make_passport(cfg, data)),
-            RunConfig(as_yaml(cfg), overrides, flatten(cfg)),
             Whereabouts(),
         ],
         logger=list(build_each(cfg["logger"]).values()),
