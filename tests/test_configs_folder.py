@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Features
 from datasets import Dataset as HubDataset
 from datasets import Image as HubImage
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -297,6 +299,15 @@ def test_every_logger_writes_into_the_run_folder_only(configured, name, tmp_path
         logger.log_metrics({"loss": 1.0}, step=1)
     end_logging(loggers.values(), "finished")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_slurm_example_asks_for_a_gpu_a_trial():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS.resolve())):
+        words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+        launcher = hydra_compose("train", words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.gpus_per_node, launcher.partition, launcher.timeout_min) == (1, "gpu", 240)
 
 
 # ── recipes and experiments ───────────────────────────────────────────────────────────────────
