@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vitfw.config import compose
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -27,6 +29,15 @@ def test_every_group_option_that_is_typed_exists(page):
         if not (ROOT / "configs" / group / f"{name}.yaml").is_file()
     ]
     assert missing == []
+
+
+def test_every_override_that_leaves_out_a_row_of_monitoring_exists():
+    rows = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8").splitlines()
+    ends = [row.split("|")[-2] for row in rows if row.startswith("|")]
+    overrides = {word for end in ends for word in re.findall(r"`([\w.]+=\w+)`", end)}
+    assert len(overrides) > 15
+    values_first = sorted(overrides, key=lambda word: "." not in word)  # then whole callbacks
+    compose("train", [f"callbacks.{word}" for word in values_first])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
