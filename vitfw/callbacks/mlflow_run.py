@@ -164,7 +164,7 @@ class MlflowRun(Logger):
 def allowed(tag: str) -> str:
     """A tag as a name that MLflow takes: it may be a path of folder and file.
 
-    `class_accuracy/T-shirt/top` → `class_accuracy/T-shirt-top`
+    `mine/a/b` → `mine/a-b`
     """
     group, slash, rest = tag.partition("/")
     group, rest = (re.sub(r"[^\w. :-]", "-", part).strip() for part in (group, rest))

@@ -63,19 +63,11 @@ def tiles(comparison: Comparison) -> str:
     seconds = [run.figure("fit_seconds") for run in comparison.runs]
     total = sum(s for s in seconds if s is not None)
     states = Counter(run.state for run in comparison.runs)
-    facts = (
-        []
-        if best is None
-        else [
-            (
-                measured(comparison.metric, best),
-                f"{comparison.metric} of run {comparison.runs[0].name}",
-            )
-        ]
-    )
-    facts.append(
-        (f"{states.pop(FINISHED, 0):,}", f"of {counted(len(comparison.runs), 'run')} done")
-    )
+    done = f"{states.pop(FINISHED, 0):,}"
+    facts = [(done, f"of {counted(len(comparison.runs), 'run')} done")]
+    if best is not None:
+        whose = f"{comparison.metric} of run {comparison.runs[0].name}"
+        facts.insert(0, (measured(comparison.metric, best), whose))
     facts += [(f"{count:,}", state) for state, count in states.most_common()]
     facts += [(duration(total), "training time of all")] if total else []
     shown_tiles = "".join(
