@@ -1,15 +1,20 @@
-"""Says of the trials of this worker that they are alive."""
+"""Says of the trials of this process, be it their worker or a job, that they are alive."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from vitfw.sweep.trial_link import ALIVE
+
+LONGEST_BEAT = 10.0
+
+
+def beat_seconds(patience: float) -> float:
+    """How often, so that who waits for `patience` seconds hears of it several times."""
+    return min(LONGEST_BEAT, patience / 4)
 
 
 @contextmanager
@@ -22,8 +27,8 @@ def beating(trials: list[Trial], seconds: float) -> Iterator[None]:
             for trial in trials:
                 try:
                     trial.set_user_attr(ALIVE, time.time())
-                except (UpdateFinishedTrialError, SQLAlchemyError, OSError):
-                    continue  # told by another, or out of reach for once
+                except Exception:  # told by another, or a storage out of reach for once
+                    continue
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

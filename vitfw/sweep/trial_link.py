@@ -18,7 +18,10 @@ PRUNED, JOB, ALIVE = "pruned", "job", "alive"  # attributes of a trial that its 
 
 @dataclass(frozen=True)
 class TrialLink:
-    """A trial, and what is reported of it after each validation; no `metric`: nothing."""
+    """A trial, and what is reported of it after each validation; no `metric`: nothing.
+
+    After `patience` seconds without a sign of life others take it for dead.
+    """
 
     storage: str
     study: str
@@ -26,6 +29,7 @@ class TrialLink:
     metric: str | None = None
     pruner: str = "none"
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
+    patience: float = 120.0
 
     def as_text(self) -> str:
         return json.dumps(asdict(self))
