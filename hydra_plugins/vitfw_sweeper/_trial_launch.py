@@ -54,6 +54,7 @@ def run_search(
     request.folder.mkdir(parents=True, exist_ok=True)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(request.folder)
+        hide_password(config)
     OmegaConf.save(config, request.folder / "multirun.yaml")
 
     def folder_of(number: int) -> Path:
@@ -88,6 +89,23 @@ def run_search(
     with jobs.stoppable() if in_processes else nullcontext():
         search.run()
     close_search(study, request, shown(storage))
+
+
+def hide_password(config: DictConfig) -> None:
+    """In the storage, and in the words that were typed: `multirun.yaml` may be shared.
+
+    Who reads the storage back from there at the end of the sweep finds it in the environment.
+    """
+    from vitfw.sweep.storage import remember_password, shown
+
+    def hidden(word: str) -> str:
+        key, _, value = word.partition("=")
+        return f"{key}={shown(value)}" if key.lstrip("+") == "hydra.sweeper.storage" else word
+
+    if config.hydra.sweeper.storage is not None:
+        remember_password(config.hydra.sweeper.storage)
+        config.hydra.sweeper.storage = shown(config.hydra.sweeper.storage)
+    config.hydra.overrides.hydra = [hidden(word) for word in config.hydra.overrides.hydra]
 
 
 def in_own_processes(

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy.engine import make_url
 
 from vitfw.errors import ConfigError
-from vitfw.sweep.storage import name_storage, open_storage, shown
+from vitfw.sweep.storage import (
+    PASSWORD_VARIABLE,
+    is_absent,
+    name_storage,
+    open_storage,
+    shown,
+    with_password,
+)
 
 
 @pytest.mark.parametrize("storage", [None, "journal", "journal:elsewhere/j", "sqlite:///a/b.db"])
@@ -34,5 +42,43 @@ def test_a_storage_out_of_reach_is_refused_in_one_line(storage):
     assert "\n" not in str(caught.value)
 
 
-def test_a_password_is_not_shown():
-    assert "secret" not in shown("postgresql://me:secret@host/db")
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql://me:secret@host/db",
+        "postgresql//me:secret@host/db",
+        "postgresql://me:secret@host:port/db",
+        "my sql://me:sec:re/t@secret@host/db",
+    ],
+)
+def test_a_password_is_not_shown(storage):
+    assert "me:***@host" in shown(storage)
+    assert "secret" not in shown(storage)
+    with pytest.raises(ConfigError) as caught:
+        open_storage(storage)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", [None, "journal", "sqlite:////a b/c?d.db", "mysql://host/db"])
+def test_a_storage_without_a_password_is_shown_as_it_is(storage):
+    name = name_storage(storage, Path("sweep"))
+    assert shown(name) == name
+
+
+def test_a_password_that_is_not_shown_comes_from_the_environment(monkeypatch):
+    url = "postgresql://me:p%40ss/word@host/db"
+    monkeypatch.setenv(PASSWORD_VARIABLE, "p@ss/word")
+    assert make_url(with_password(shown(url))) == make_url(url)
+    assert with_password(url) == url
+    monkeypatch.delenv(PASSWORD_VARIABLE)
+    with pytest.raises(ConfigError, match=f"me:.*set {PASSWORD_VARIABLE}"):
+        open_storage(shown(url))
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_file_is_absent_until_it_is_opened(tmp_path, storage):
+    name = name_storage(storage, tmp_path)
+    assert is_absent(name)
+    optuna.create_study(storage=open_storage(name), study_name="s")
+    assert not is_absent(name)
+    assert not is_absent("mysql://host/db")

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import optuna
+import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+from hydra_plugins.vitfw_sweeper._trial_launch import hide_password
 from vitfw.cli import train as command
+from vitfw.sweep.storage import PASSWORD_VARIABLE, with_password
 from vitfw.sweep.trial_link import link_of_process
 
 LR = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
@@ -37,3 +41,17 @@ def test_trials_of_a_basic_launcher_are_gone_on_with_in_the_folder_that_the_comm
     study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}")
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     assert link_of_process() is None
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_multirun_yaml_holds_no_password(monkeypatch, quote):
+    monkeypatch.setenv(PASSWORD_VARIABLE, "")
+    url = "postgresql://me:secret@host/db"
+    typed = ["hydra/sweeper=optuna", f"hydra.sweeper.storage={quote}{url}{quote}"]
+    content = {"sweeper": {"storage": url}, "overrides": {"hydra": typed}}
+    config = OmegaConf.create({"hydra": content})
+    hide_password(config)
+    assert "secret" not in OmegaConf.to_yaml(config)
+    assert config.hydra.sweeper.storage == "postgresql://me:***@host/db"
+    assert config.hydra.overrides.hydra[0] == typed[0]
+    assert with_password(config.hydra.sweeper.storage) == url  # for the page at the end
