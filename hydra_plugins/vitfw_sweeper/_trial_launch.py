@@ -38,7 +38,7 @@ def run_search(
     from vitfw.sweep.samplers import make_sampler
     from vitfw.sweep.search import Search
     from vitfw.sweep.storage import name_storage, open_storage, shown
-    from vitfw.sweep.study import open_study
+    from vitfw.sweep.study import check_folder, open_study
 
     setup_logging()
     options, goal = request.options, request.goal
@@ -49,6 +49,7 @@ def run_search(
     )
     pruner = make_pruner(options["pruner"], request.pruner_options, objectives)
     storage = name_storage(options["storage"], request.folder)
+    check_folder(request.folder, storage, name)
     study = open_study(open_storage(storage), name, goal, sampler, pruner)
 
     request.folder.mkdir(parents=True, exist_ok=True)

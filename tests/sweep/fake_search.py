@@ -14,7 +14,7 @@ from vitfw.sweep.samplers import make_sampler
 from vitfw.sweep.search import Request, Result, Search
 from vitfw.sweep.space import read_space
 from vitfw.sweep.storage import name_storage, open_storage
-from vitfw.sweep.study import Goal, open_study
+from vitfw.sweep.study import Goal, check_folder, open_study
 
 SPACE = ["lr=tag(log, interval(1e-4, 1e-1))", "depth=int(interval(1, 9))"]
 BEST = "val/accuracy_best"
@@ -28,8 +28,10 @@ def goal_of(*words: str, metrics: tuple[str, ...] = (BEST,)) -> Goal:
 def study_in(
     folder: Path, goal: Goal, sampler: str = "random", storage: str | None = "journal"
 ) -> Study:
+    name = name_storage(storage, folder)
+    check_folder(folder, name, "study")
     return open_study(
-        open_storage(name_storage(storage, folder)),
+        open_storage(name),
         "study",
         goal,
         make_sampler(sampler, {}, 0, goal.space, len(goal.metrics)),

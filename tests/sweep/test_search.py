@@ -10,8 +10,10 @@ from fake_search import BEST, SPACE, done, goal_of, score, study_in, worker
 from optuna.trial import TrialState
 
 from vitfw.errors import ConfigError
+from vitfw.sweep import study as studies
 from vitfw.sweep.orphans import CONTINUES, ORPHANED, VOID, WORKER, queue_orphans
 from vitfw.sweep.search import Result, Stopped
+from vitfw.sweep.study import check_folder
 from vitfw.sweep.trial_link import PRUNED, trial_of
 
 DEAD = "elsewhere/0/0 1 1"
@@ -154,6 +156,37 @@ def test_a_finished_run_whose_worker_died_is_not_run_again(tmp_path):
     (trial,) = done(search.study)
     assert trial.value == 0.75
     assert trial.intermediate_values == {0: 0.5}
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.json"])
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_new_study_begins_in_no_folder_with_runs_of_another(tmp_path, file, storage):
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / file).write_text("{}")
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds runs .*(3).*another hydra.sweep.dir"):
+        study_in(tmp_path, goal_of(), storage=storage)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_what_is_no_numbered_run_is_in_no_new_study_s_way(tmp_path):
+    for folder in ("checkpoints", "4th", "5"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "4th/config.yaml").write_text("{}")
+    study_in(tmp_path, goal_of())
+
+
+def test_a_worker_is_not_refused_by_the_first_run_of_one_that_began_with_it(tmp_path, monkeypatch):
+    """The other asks for its trial while this one looks into the folder."""
+
+    def look(folder):
+        if not study.trials:
+            study.ask(fixed_distributions=goal_of().space.distributions)
+        return True
+
+    study = study_in(tmp_path, goal_of())
+    (tmp_path / "0").mkdir()
+    monkeypatch.setattr(studies, "is_run", look)
+    check_folder(tmp_path, f"journal:{tmp_path}/study.journal", "study")
 
 
 def test_a_stopped_search_leaves_its_trial_for_the_next(tmp_path):

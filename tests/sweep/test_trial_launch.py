@@ -55,3 +55,14 @@ def test_multirun_yaml_holds_no_password(monkeypatch, quote):
     assert config.hydra.sweeper.storage == "postgresql://me:***@host/db"
     assert config.hydra.overrides.hydra[0] == typed[0]
     assert with_password(config.hydra.sweeper.storage) == url  # for the page at the end
+
+
+def test_a_search_that_is_refused_writes_nothing(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "search/0/metrics.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert command.main([*WORDS, "hydra.sweep.dir=search"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: search holds runs of another search (0)")
+    assert list((tmp_path / "search").iterdir()) == [run.parent]

@@ -1,8 +1,10 @@
 """The study of a search: begun, or gone on with."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vitfw.errors import ConfigError
 from vitfw.sweep.space import Space
+from vitfw.sweep.storage import is_absent, open_storage
 
 SEARCH = "search"  # the attribute of the study that holds what is searched for
 
@@ -52,7 +55,7 @@ def open_study(
         ConfigError: it was begun with another space, metric, direction or other overrides.
     """
     now = goal.described()
-    try:
+    with reached():
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -68,15 +71,60 @@ def open_study(
                 study.set_metric_names(list(goal.metrics))
             study.set_user_attr(SEARCH, now)
             return study
-    except (StorageInternalError, SQLAlchemyError, OSError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.storage cannot be written: {reason}") from error
     if changed := differences(before or {}, now):
         raise ConfigError(
             f"the study {name} was begun with another search: {'; '.join(changed)}. Type the same "
-            "to go on, or begin anew with another hydra.sweep.dir or hydra.sweeper.study_name"
+            "to go on, or begin anew with a hydra.sweep.dir of another name (and another "
+            "hydra.sweeper.study_name, where you give one)"
         )
     return study
+
+
+def check_folder(folder: Path, storage: str, name: str) -> None:
+    """Let no new study begin among the runs of another search. Writes nothing.
+
+    The folder is looked at before the study: a worker of this study that begins at the same time
+    has asked for a trial before there is a run.
+
+    Raises:
+        ConfigError: there are runs in the folder, and the study has no trial.
+    """
+    runs = sorted((path.name for path in folder.glob("[0-9]*") if is_run(path)), key=int)
+    if runs and not has_trials(storage, name):
+        raise ConfigError(
+            f"{folder} holds runs of another search ({shortened(runs)}), of which the study {name} "
+            f"knows nothing: give another hydra.sweep.dir, or delete {folder}"
+        )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is a trial's folder, which is called by a number, and a run was begun there."""
+    files = ("config.yaml", "metrics.json")
+    return folder.name.isdecimal() and any((folder / file).is_file() for file in files)
+
+
+def has_trials(storage: str, name: str) -> bool:
+    if is_absent(storage):
+        return False
+    opened = open_storage(storage)
+    with reached():
+        if name not in optuna.get_all_study_names(opened):
+            return False
+        return bool(optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False))
+
+
+def shortened(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names if len(names) <= most else [*names[:most], "…"])
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Raises ConfigError: the storage opened, and then failed."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(f"hydra.sweeper.storage cannot be written: {reason}") from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
