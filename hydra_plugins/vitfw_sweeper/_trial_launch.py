@@ -1,6 +1,7 @@
 """A search with Hydra's launchers: a trial becomes a job, its result a value."""
 
 import io
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
@@ -65,7 +66,8 @@ def run_search(
         from vitfw.sweep.trial_link import TrialLink
 
         pruning = (options["pruner"], request.pruner_options)
-        return TrialLink(storage, name, trial, request.pruned_by, *pruning).as_text()
+        patience = options["patience_seconds"]
+        return TrialLink(storage, name, trial, request.pruned_by, *pruning, patience).as_text()
 
     in_processes = str(config.hydra.launcher._target_).endswith(PROCESS)
     at_once = max(options["n_jobs"], config.hydra.launcher.get("n_jobs") or 1)
@@ -175,7 +177,7 @@ def through_hydra(
                 raise Stopped(error.code) from error
             return [result_in(folder_of(each.folder), None, error) for each in requests]
         except Exception as error:  # a job of another process or machine that ended badly
-            return [result_in(folder_of(each.folder), None, error) for each in requests]
+            return [result_in(ended(folder_of(each.folder)), None, error) for each in requests]
         return [
             result_in(folder_of(each.folder), job, None)
             for each, job in zip(requests, returned, strict=True)
@@ -193,6 +195,16 @@ def through_hydra(
         return Result(value if isinstance(value, Mapping) else {})
 
     return launch
+
+
+def ended(folder: Path) -> Path:
+    """The folder, once nothing trains there: of a batch, one job's error says nothing of others."""
+    from vitfw.sweep.orphans import is_held
+    from vitfw.sweep.search import POLL_SECONDS
+
+    while is_held(folder):
+        time.sleep(POLL_SECONDS)
+    return folder
 
 
 def failure_of(job: JobReturn | None) -> BaseException:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import threading
 import time
 
 import pytest
@@ -10,11 +12,13 @@ from fake_search import BEST, SPACE, done, goal_of, score, study_in, worker
 from optuna.trial import TrialState
 
 from vitfw.errors import ConfigError
+from vitfw.run_directory import RunDirectory
 from vitfw.sweep import study as studies
 from vitfw.sweep.orphans import CONTINUES, ORPHANED, VOID, WORKER, queue_orphans
+from vitfw.sweep.process_identity import identity
 from vitfw.sweep.search import Result, Stopped
 from vitfw.sweep.study import check_folder
-from vitfw.sweep.trial_link import PRUNED, trial_of
+from vitfw.sweep.trial_link import JOB, PRUNED, trial_of
 
 DEAD = "elsewhere/0/0 1 1"
 
@@ -158,6 +162,73 @@ def test_a_finished_run_whose_worker_died_is_not_run_again(tmp_path):
     assert trial.intermediate_values == {0: 0.5}
 
 
+def orphan_in(search):
+    """The first trial of a search, whose worker has died; a worker retries it in folder 0."""
+    asked = search.study.ask(fixed_distributions=search.goal.space.distributions)
+    asked.set_user_attr(ORPHANED, True)
+    search.study.tell(asked, state=TrialState.FAIL)
+
+
+def test_a_retry_waits_for_the_run_that_still_trains_and_takes_its_result(tmp_path):
+    search = worker(tmp_path, 1, lambda each: pytest.fail("it was launched"))
+    orphan_in(search)
+    still_training = RunDirectory(tmp_path / "0")
+    still_training.open()
+
+    def finish():
+        still_training.write_metrics({BEST: 0.75})
+        still_training.close()
+
+    timer = threading.Timer(0.2, finish)
+    timer.start()
+    search.run()
+    timer.join()
+    assert [trial.value for trial in done(search.study)] == [0.75]
+
+
+def test_a_retry_that_finds_its_folder_taken_at_the_last_moment_is_launched_again(tmp_path):
+    refused = []
+
+    def run(each):
+        if refused:
+            return Result({BEST: 0.5})
+        other = RunDirectory(tmp_path / "0")
+        other.open()
+        with pytest.raises(ConfigError) as error:
+            RunDirectory(tmp_path / "0").open()
+        other.close()
+        refused.append(str(error.value))
+        return Result(error=refused[0])
+
+    search = worker(tmp_path, 1, run)
+    orphan_in(search)
+    search.run()
+    assert len(refused) == 1
+    assert [trial.state for trial in search.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_search_that_waits_for_a_run_can_be_stopped(tmp_path):
+    search = worker(tmp_path, 1, asked_to_stop=iter([None, None, 130]).__next__)
+    orphan_in(search)
+    still_training = RunDirectory(tmp_path / "0")
+    still_training.open()
+    with pytest.raises(Stopped):
+        search.run()
+    still_training.close()
+    search = worker(tmp_path, 1)
+    search.run()
+    assert [trial.state for trial in done(search.study)] == [TrialState.COMPLETE]
+
+
+def test_a_fresh_trial_takes_no_result_that_lay_in_its_folder(tmp_path):
+    search = worker(tmp_path, 2)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/metrics.json").write_text('{"val/accuracy_best": 0.75}')
+    search.run()
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert search.study.trials[1].user_attrs["error"] == f"{tmp_path}/1 holds another run"
+
+
 @pytest.mark.parametrize("file", ["config.yaml", "metrics.json"])
 @pytest.mark.parametrize("storage", [None, "journal"])
 def test_a_new_study_begins_in_no_folder_with_runs_of_another(tmp_path, file, storage):
@@ -187,6 +258,34 @@ def test_a_worker_is_not_refused_by_the_first_run_of_one_that_began_with_it(tmp_
     (tmp_path / "0").mkdir()
     monkeypatch.setattr(studies, "is_run", look)
     check_folder(tmp_path, f"journal:{tmp_path}/study.journal", "study")
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+def test_a_stopped_worker_leaves_a_trial_to_its_job_for_as_long_as_that_lives(tmp_path, ends_first):
+    job = subprocess.Popen(["sleep", "60"])
+
+    def stop(each):
+        trial_of(search.study, each.trial).set_user_attr(JOB, identity(job.pid))
+        if ends_first:
+            end()
+        raise KeyboardInterrupt
+
+    def end():
+        job.kill()
+        job.wait()
+
+    search = worker(tmp_path, 1, stop)
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    states = [trial.state for trial in search.study.trials]
+    left = [TrialState.FAIL, TrialState.WAITING] if ends_first else [TrialState.RUNNING]
+    assert states == left
+    end()
+    if not ends_first:  # its worker has gone, too
+        trial_of(search.study, 0).set_user_attr(WORKER, identity(job.pid))
+    search = worker(tmp_path, 1)
+    search.run()
+    assert [trial.user_attrs.get(CONTINUES) for trial in done(search.study)] == [0]
 
 
 def test_a_stopped_search_leaves_its_trial_for_the_next(tmp_path):

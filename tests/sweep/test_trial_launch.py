@@ -1,16 +1,19 @@
 """With Hydra's own launchers, too, a trial trains in the folder that its search looks into."""
 
 import json
+import threading
 from pathlib import Path
 
 import optuna
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from hydra_plugins.vitfw_sweeper._trial_launch import hide_password
 from vitfw.cli import train as command
+from vitfw.run_directory import RunDirectory
 from vitfw.sweep.storage import PASSWORD_VARIABLE, with_password
 from vitfw.sweep.trial_link import link_of_process
 
@@ -66,3 +69,25 @@ def test_a_search_that_is_refused_writes_nothing(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: search holds runs of another search (0)")
     assert list((tmp_path / "search").iterdir()) == [run.parent]
+
+
+def test_where_one_job_of_a_batch_ends_badly_the_others_are_waited_for(tmp_path, monkeypatch):
+    class Launcher:
+        def launch(self, job_overrides, initial_job_idx):
+            training.open()
+            threading.Timer(0.2, finish).start()
+            raise RuntimeError("the time of job 1 is over")
+
+    def finish():
+        training.write_metrics({"val/accuracy_best": 0.75})
+        training.close()
+
+    training = RunDirectory(tmp_path / "search/0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
+    options = ["hydra.sweep.dir=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
+    assert command.main([*WORDS, *options]) == 0
+    storage = f"sqlite:///{tmp_path}/search/study.db"
+    finished, failed = optuna.load_study(study_name="search", storage=storage).trials
+    assert finished.value == 0.75
+    assert failed.user_attrs["error"] == "the time of job 1 is over"

@@ -4,21 +4,27 @@ Everything is written into the study with Optuna's public interface alone, so an
 and each step can be repeated by any worker. Attributes of a trial:
 
     worker, job     processes: who asked for it, and who trains it
-    alive           renewed every few seconds by either
+    alive           renewed every few seconds by either, whichever lives
     orphaned        its worker died; another trial goes on with it
     retry_of        the orphan that this trial goes on with
     continues       the first trial of that chain, whose folder it trains in
     void            it was never run, and why: no part of the search
+
+A job that a launcher of Hydra's has put on a cluster may outlive its worker. Its trial stays with
+it for as long as it lives; a job whose trial was given up all the same ends itself.
 """
 
+import fcntl
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from vitfw.sweep.process_identity import ELSEWHERE, HERE, fate
+from vitfw.sweep.process_identity import ELSEWHERE, GONE, HERE, fate, identity
 from vitfw.sweep.trial_link import ALIVE, JOB, PRUNED, trial_of
 
 WORKER, ORPHANED, RETRY_OF, CONTINUES, VOID = "worker", "orphaned", "retry_of", "continues", "void"
@@ -40,6 +46,27 @@ def is_orphaned(trial: FrozenTrial) -> bool:
 def chains(trials: Sequence[FrozenTrial]) -> list[int]:
     """The trials that count, each once, however often it was taken up again."""
     return sorted({first_of(trial) for trial in trials if not is_void(trial)})
+
+
+def outlives_us(trial: FrozenTrial) -> bool:
+    """Whether another process trains it; of one elsewhere, silence will tell when it has died."""
+    job = trial.user_attrs.get(JOB)
+    return job is not None and job != identity() and fate(job) != GONE
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process trains in the folder: it has the lock that `RunDirectory.open` takes."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 class Watch:

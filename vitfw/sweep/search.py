@@ -16,8 +16,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from vitfw.console import log
 from vitfw.errors import ConfigError
-from vitfw.sweep.heartbeat import beating
+from vitfw.sweep.heartbeat import beat_seconds, beating
 from vitfw.sweep.objective import finished_metrics, objective_of
 from vitfw.sweep.orphans import (
     RETRY_OF,
@@ -27,7 +28,9 @@ from vitfw.sweep.orphans import (
     abandon,
     chains,
     first_of,
+    is_held,
     is_void,
+    outlives_us,
     queue_orphans,
     rescue,
     why_void,
@@ -38,18 +41,22 @@ from vitfw.sweep.study import Goal
 from vitfw.sweep.trial_link import ALIVE, PRUNED
 
 ERROR, SECONDS = "error", "seconds"  # attributes of a trial
+ANOTHER_PROCESS = "another process "  # so begins what a run says that finds its folder taken
 FAILURES_AT_ONCE = 3  # with nothing finished, the search is given up
-LONGEST_BEAT = 10.0
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A trial to be run. `folder` is the number that its folder is called by."""
+    """A trial to be run. `folder` is the number that its folder is called by.
+
+    `retries`: it goes on with an orphan, in the orphan's folder.
+    """
 
     trial: int
     folder: int
     params: Mapping[str, Any]
+    retries: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Result:
 
     metrics: Mapping[str, Any] | None = None
     error: str | None = None
+
+
+def request_for(trial: FrozenTrial) -> Request:
+    return Request(trial.number, first_of(trial), trial.params, RETRY_OF in trial.user_attrs)
 
 
 class Stopped(SystemExit):
@@ -99,7 +110,7 @@ class Search:
         self.slots = slots
         self.batch = batch
         self.watch = Watch(patience)
-        self.beat_seconds = min(LONGEST_BEAT, patience / 4)
+        self.beat_seconds = beat_seconds(patience)
         self.poll_seconds = poll_seconds
         self.asked_to_stop = asked_to_stop
         self.progress = Progress(study, goal.directions, n_trials)
@@ -191,29 +202,76 @@ class Search:
 
     def _run(self, trials: list[Trial]) -> None:
         frozen = self.study.get_trials(deepcopy=False)
-        jobs = [
-            Request(trial.number, first_of(frozen[trial.number]), frozen[trial.number].params)
-            for trial in trials
-        ]
+        jobs = [request_for(frozen[trial.number]) for trial in trials]
         for trial in trials:
             self._report_again(trial, frozen)
         began = time.monotonic()
-        results: dict[int, Result] = {}
-        for job in jobs:  # a worker may have died between the end of a run and telling it
-            if (metrics := finished_metrics(self.folder_of(job.folder))) is not None:
-                results[job.trial] = Result(metrics)
-        left = [job for job in jobs if job.trial not in results]
         with beating(trials, self.beat_seconds):
             try:
-                found = self.launch(left) if left else []
+                results = self._results_of(jobs)
             except BaseException:
-                for trial in trials:
-                    abandon(self.study, trial.number, self._names)
-                queue_orphans(self.study)
+                self._let_go(trials)
                 raise
-            results.update({job.trial: result for job, result in zip(left, found, strict=True)})
             for trial, job in zip(trials, jobs, strict=True):
                 self._tell(trial, job, results[trial.number], time.monotonic() - began)
+
+    def _results_of(self, jobs: list[Request]) -> dict[int, Result]:
+        """Launch them. A retry waits where the orphan's run still trains, and takes its result."""
+        results: dict[int, Result] = {}
+        left, waiting = jobs, []
+        while True:
+            results |= {job.trial: found for job in left if (found := self._found(job))}
+            left = [job for job in left if job.trial not in results]
+            free = [job for job in left if not self._is_held(job)]
+            if free:
+                for job, result in zip(free, self.launch(free), strict=True):
+                    if not self._met_another(job, result):
+                        results[job.trial] = result
+            left = [job for job in left if job.trial not in results]
+            if not left:
+                return results
+            self._pause(left, waiting)
+            waiting = left
+
+    def _found(self, job: Request) -> Result | None:
+        """What is there before it is launched: its worker may have died before it told of it."""
+        folder = self.folder_of(job.folder)
+        metrics = finished_metrics(folder)
+        if metrics is None:
+            return None
+        return Result(metrics) if job.retries else Result(error=f"{folder} holds another run")
+
+    def _is_held(self, job: Request) -> bool:
+        return job.retries and is_held(self.folder_of(job.folder))
+
+    def _met_another(self, job: Request, result: Result) -> bool:
+        """Whether a retry ended because the orphan's run was faster to take the folder."""
+        if not job.retries or result.error is None:
+            return False
+        told = result.error.startswith(ANOTHER_PROCESS)
+        return told or self._is_held(job) or self._found(job) is not None
+
+    def _pause(self, waiting: list[Request], told: list[Request]) -> None:
+        if (code := self.asked_to_stop()) is not None:
+            raise Stopped(code)
+        if self._over is not None:  # in another slot
+            raise self._over
+        if waiting != told:
+            names = ", ".join(str(self.folder_of(job.folder)) for job in waiting)
+            log.info(f"waiting for a process that still trains in {names}")
+        time.sleep(self.poll_seconds)
+
+    def _let_go(self, trials: list[Trial]) -> None:
+        """Queue them for the next worker, but for those whose jobs go on without this one."""
+        frozen = self.study.get_trials(deepcopy=False)
+        going_on = [trial for trial in trials if outlives_us(frozen[trial.number])]
+        for trial in trials:
+            if trial not in going_on:
+                abandon(self.study, trial.number, self._names)
+        queue_orphans(self.study)
+        if going_on:
+            numbers = ", ".join(str(first_of(frozen[trial.number])) for trial in going_on)
+            log.info(f"still training: {numbers}; the same command waits and takes the results")
 
     def _report_again(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """What the orphan had reported, since its run goes on after that."""
