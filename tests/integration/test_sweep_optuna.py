@@ -6,11 +6,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from commands import TINY, run, start
+from commands import TINY, run, run_from_start, start
 from optuna.trial import FrozenTrial, TrialState
 
 from vitfw.callbacks.csv_logger import read_metrics
 from vitfw.sweep.orphans import CONTINUES, ORPHANED, RETRY_OF, WORKER, first_of
+from vitfw.sweep.process_identity import GONE, fate
+from vitfw.sweep.trial_link import JOB
 
 WORDS = [
     "-m",
@@ -141,3 +143,22 @@ def test_of_two_workers_one_is_killed_and_the_other_retries_its_trial(tmp_path):
     others = [trial for trial in trials if trial is not orphan]
     assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
     assert len({trial.params["optimizer.lr"] for trial in others}) == 4
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_report_to_the_study_and_their_results_are_told(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    search = tmp_path / "search"
+    launcher = ["hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2"]
+    words = [word for word in WORDS if not word.startswith("hydra/launcher")]
+    outcome = run_from_start("train.py", *words, *launcher, "trainer.max_epochs=1", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "3/3 done" in outcome.out
+    trials = study_in(search).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    for trial in trials:
+        metrics = json.loads((search / str(trial.number) / "metrics.json").read_text())
+        assert trial.value == metrics["val/accuracy_best"]
+        assert list(trial.intermediate_values) == [0]
+        assert trial.user_attrs[JOB] != trial.user_attrs[WORKER]
+        assert fate(trial.user_attrs[JOB]) == GONE
