@@ -199,7 +199,7 @@ def through_hydra(
 
 def ended(folder: Path) -> Path:
     """The folder, once nothing trains there: of a batch, one job's error says nothing of others."""
-    from vitfw.sweep.orphans import is_held
+    from vitfw.atomic import is_held
     from vitfw.sweep.search import POLL_SECONDS
 
     while is_held(folder):

@@ -1,9 +1,7 @@
 """One run as a comparison sees it, read from the files in its folder."""
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from vitfw.atomic import is_held
 from vitfw.callbacks.csv_logger import read_metrics
 from vitfw.config import flatten
 from vitfw.run_directory import RunDirectory
@@ -93,18 +92,6 @@ def state_of(folder: Path) -> str:
     report = folder / "report.html"
     broke = report.is_file() and REPORTED_FAILURE in report.read_bytes()
     return FAILED if broke else STOPPED
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process has the lock that `RunDirectory.open` takes."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -14,11 +14,8 @@ A job that a launcher of Hydra's has put on a cluster may outlive its worker. It
 it for as long as it lives; a job whose trial was given up all the same ends itself.
 """
 
-import fcntl
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -52,21 +49,6 @@ def outlives_us(trial: FrozenTrial) -> bool:
     """Whether another process trains it; of one elsewhere, silence will tell when it has died."""
     job = trial.user_attrs.get(JOB)
     return job is not None and job != identity() and fate(job) != GONE
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process trains in the folder: it has the lock that `RunDirectory.open` takes."""
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 class Watch:

@@ -16,6 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from vitfw.atomic import is_held
 from vitfw.console import log
 from vitfw.errors import ConfigError
 from vitfw.sweep.heartbeat import beat_seconds, beating
@@ -28,7 +29,6 @@ from vitfw.sweep.orphans import (
     abandon,
     chains,
     first_of,
-    is_held,
     is_void,
     outlives_us,
     queue_orphans,
