@@ -74,10 +74,16 @@ class RunDirectory:
             raise ConfigError(f"run_dir {self.path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(lock)
             raise ConfigError(
                 f"another process is training in {self.path}; wait for it, or give run_dir=…"
+            ) from error
+        except OSError as error:
+            os.close(lock)
+            raise ConfigError(
+                f"run_dir {self.path} cannot be locked: {error.strerror}; give a folder of a file "
+                "system that has flock"
             ) from error
         self._lock = lock
         if self.finished:
@@ -86,6 +92,7 @@ class RunDirectory:
 
     def close(self) -> None:
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # also for workers that were forked meanwhile
             os.close(self._lock)
             self._lock = None
 

@@ -54,7 +54,6 @@ def read_request(
 ) -> SweepRequest:
     """Raises ConfigError: one line, whatever is wrong."""
     from vitfw.errors import ConfigError
-    from vitfw.start import HARMLESS
     from vitfw.sweep.objective import check_metrics
     from vitfw.sweep.samplers import check_space, grid_size
     from vitfw.sweep.space import Space, read_space
@@ -98,7 +97,7 @@ def read_request(
     by_the_clock = "${now:" in unresolved["dir"]  # the default, which no command finds again
     return SweepRequest(
         options,
-        Goal(metrics, directions, space, may_differ=HARMLESS),
+        Goal(metrics, directions, space, may_differ=may_differ()),
         sweep_folder([*typed, *hydra_words]) if by_the_clock else Path(config.hydra.sweep.dir),
         n_trials,
         config.trainer.get("max_epochs"),
@@ -170,7 +169,6 @@ def check_words(space: "Space") -> None:
 def sweep_folder(words: Sequence[str]) -> Path:
     """runs/sweeps/<name>, which follows from what was typed: the same command finds its search."""
     from vitfw.run_directory import run_name
-    from vitfw.start import HARMLESS
 
     kept = []
     for word in words:
@@ -179,9 +177,20 @@ def sweep_folder(words: Sequence[str]) -> Path:
             kept.append(value)
         elif key.startswith("hydra.sweeper.") and key.split(".")[2] not in NOT_IN_NAME:
             kept.append(word.removeprefix("hydra.sweeper."))
-        elif not key.startswith("hydra") and key not in HARMLESS:
+        elif not key.startswith("hydra") and (key not in may_differ() or is_range(value)):
             kept.append(word)
     return SWEEPS / re.sub("^default$", "optuna", run_name(kept))
+
+
+def may_differ() -> set[str]:
+    """What changes no trial's result. `data.root` may, where it is all that names the data."""
+    from vitfw.start import HARMLESS
+
+    return {*HARMLESS} - {"data.root", "data.storage_options"}
+
+
+def is_range(value: str) -> bool:
+    return "," in value or "(" in value
 
 
 def best_command(space: "Space", params: Mapping[str, Any]) -> str:

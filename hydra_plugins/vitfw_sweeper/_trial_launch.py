@@ -153,6 +153,7 @@ def through_hydra(
     task: TaskFunction,
 ) -> "Launch":
     """Through any other launcher of Hydra's; jobs that are launched together end together."""
+    from vitfw.sweep.objective import finished_metrics
     from vitfw.sweep.search import Result, Stopped
     from vitfw.sweep.trial_link import TRIAL_VARIABLE
 
@@ -175,22 +176,26 @@ def through_hydra(
         except SystemExit as error:
             if error.code in STOPPED_CODES:
                 raise Stopped(error.code) from error
-            return [result_in(folder_of(each.folder), None, error) for each in requests]
+            return [lost(folder_of(each.folder), error) for each in requests]
         except Exception as error:  # a job of another process or machine that ended badly
-            return [result_in(ended(folder_of(each.folder)), None, error) for each in requests]
+            return [lost(ended(folder_of(each.folder)), error) for each in requests]
         return [
-            result_in(folder_of(each.folder), job, None)
+            result_in(folder_of(each.folder), job)
             for each, job in zip(requests, returned, strict=True)
         ]
 
-    def result_in(folder: Path, job: JobReturn | None, error: BaseException | None) -> Result:
-        from vitfw.sweep.objective import finished_metrics
-
+    def lost(folder: Path, error: BaseException) -> Result:
+        """Whose error it was is not told: what is not done of the batch is taken up again."""
         found = finished_metrics(folder)
-        if found is not None:
+        return Result(found) if found is not None else Result(error=reason_of(error), lost=True)
+
+    def result_in(folder: Path, job: JobReturn) -> Result:
+        if (found := finished_metrics(folder)) is not None:
             return Result(found)
-        if job is None or job.status != JobStatus.COMPLETED:
-            return Result(error=reason_of(error or failure_of(job)))
+        if job.status != JobStatus.COMPLETED:
+            error = failure_of(job)
+            cut_off = isinstance(error, SystemExit) and error.code in STOPPED_CODES
+            return Result(error=reason_of(error), lost=cut_off)
         value = job.return_value
         return Result(value if isinstance(value, Mapping) else {})
 
@@ -207,9 +212,8 @@ def ended(folder: Path) -> Path:
     return folder
 
 
-def failure_of(job: JobReturn | None) -> BaseException:
+def failure_of(job: JobReturn) -> BaseException:
     """What a failed job raised; Hydra prints as it gives it out."""
-    assert job is not None
     try:
         with redirect_stderr(io.StringIO()):
             _ = job.return_value

@@ -32,11 +32,11 @@ class Outcome:
         return [line for line in self.err.splitlines() if line.strip()]
 
 
-def run(*words: str, cwd: Path, env: dict[str, str] | None = None) -> Outcome:
+def run(*words: str, cwd: Path) -> Outcome:
     """A command from beginning to end, in a process of its own."""
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        told = words, cwd, surroundings(env), (out, err)
+        told = words, cwd, surroundings(), (out, err)
         process = SERVER.Process(target=as_command, args=told)
         process.start()
         process.join(SECONDS)
@@ -89,7 +89,7 @@ def run_from_start(*words: str, cwd: Path, env: dict[str, str] | None = None) ->
     return Outcome(process.returncode, out, err)
 
 
-def surroundings(env: dict[str, str] | None) -> dict[str, str]:
+def surroundings(env: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "COLUMNS": "80", **(env or {})}
 
 

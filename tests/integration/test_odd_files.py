@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import Outcome, run
+from commands import Outcome, run, run_from_start
 from odd_files import Expected, write_odd_files
 from PIL import Image
 
@@ -157,7 +157,7 @@ def test_two_processes_tell_each_other_what_they_could_not_read(tmp_path, share,
     bad = write_classes(tmp_path / "f", 50, [1, 2, 3])  # odd and even: of both processes
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.num_workers=0"]
     words = words_for(tmp_path / "f", "data=image_folder", *ddp, f"data.max_bad_share={share}")
-    outcome = run("train.py", *words, cwd=tmp_path)
+    outcome = run_from_start("train.py", *words, cwd=tmp_path)
     assert outcome.code == code, outcome.err
     log, report = ((tmp_path / "r" / name).read_text() for name in ("train.log", "report.html"))
     assert all(path in log and path in report for path in bad)

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import yaml
-from commands import TINY, Run, run
+from commands import TINY, Run, run, run_from_start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PROMISED_METRICS = (
@@ -114,7 +114,7 @@ def test_another_seed_gives_other_weights(digits_run: Run):
 def test_two_processes_train_and_test_every_image_once(tmp_path):
     words = [*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     options = ["trainer.max_epochs=2", "data.batch_size=32", "trainer.precision=32"]
-    outcome = run("train.py", *words, *options, cwd=tmp_path)
+    outcome = run_from_start("train.py", *words, *options, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     (run_dir,) = (tmp_path / "runs" / "vit_nano-digits").iterdir()
     metrics = json.loads((run_dir / "metrics.json").read_text())
@@ -151,7 +151,7 @@ def test_a_compiled_net_trains_and_its_checkpoint_has_clean_keys(tmp_path):
 
 @pytest.mark.slow
 def test_digits_reach_97_percent_within_three_minutes(tmp_path):
-    outcome = run("train.py", cwd=tmp_path, env={"OMP_NUM_THREADS": "2"})
+    outcome = run_from_start("train.py", cwd=tmp_path, env={"OMP_NUM_THREADS": "2"})
     assert outcome.code == 0, outcome.err
     (path,) = tmp_path.rglob("metrics.json")
     metrics = json.loads(path.read_text())

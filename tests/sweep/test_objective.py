@@ -23,7 +23,7 @@ CLASSIFY = "vitfw.training.classifier.Classifier"
     ("metric", "message"),
     [
         ("test/accuracy", "must not choose on the test set; use val/accuracy"),
-        ("val/acuracy", "never logged by this run; did you mean .*val/accuracy"),
+        ("val/acuracy", "never logged by this run, .*; did you mean .*val/accuracy"),
         ("val_raw/loss", "never logged"),
         ("class_accuracy/cat", "never logged"),  # TensorBoard alone has it
         ("memory/process_gib", "never logged"),
@@ -43,7 +43,21 @@ def test_what_the_default_callbacks_log_in_every_run_is_known():
     cfg = to_plain(compose("train", []))
     known = known_metrics(CLASSIFY, False, [each["_target_"] for each in cfg["callbacks"].values()])
     added = known - known_metrics(CLASSIFY, False)
-    assert {name.partition("/")[0] for name in added} == {"speed", "memory", "step_seconds"}
+    assert {name.partition("/")[0] for name in added} == {
+        "speed",
+        "memory",
+        "step_seconds",
+        "gradient_norm",
+    }
+
+
+def test_what_a_run_needs_is_the_most_that_it_took(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,memory/process_gib\n1,0.5\n2,2.0\n3,1.0\n")
+    assert objective_of(tmp_path, {}, "memory/process_gib", "minimize") == 2.0
+
+
+def test_callbacks_of_others_may_log_anything():
+    assert known_metrics(CLASSIFY, False, ["mine.Callback"]) == set()
 
 
 def test_the_best_accuracy_is_found_where_another_metric_chose_the_checkpoint(tmp_path):

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from vitfw.errors import ConfigError
 from vitfw.run_directory import RunDirectory
 from vitfw.sweep import study as studies
-from vitfw.sweep.orphans import CONTINUES, ORPHANED, VOID, WORKER, queue_orphans
+from vitfw.sweep.orphans import CONTINUES, ORPHANED, VOID, WORKER, first_of, queue_orphans
 from vitfw.sweep.process_identity import identity
-from vitfw.sweep.search import Result, Stopped
+from vitfw.sweep.search import MOST_RETRIES, Result, Stopped
 from vitfw.sweep.study import check_folder
 from vitfw.sweep.trial_link import JOB, PRUNED, trial_of
 
@@ -218,6 +218,30 @@ def test_a_search_that_waits_for_a_run_can_be_stopped(tmp_path):
     search = worker(tmp_path, 1)
     search.run()
     assert [trial.state for trial in done(search.study)] == [TrialState.COMPLETE]
+
+
+def test_a_trial_whose_job_is_lost_again_and_again_has_failed(tmp_path):
+    search = worker(tmp_path, 2, lambda each: Result(error="cut off", lost=each.folder == 0))
+    search.run()
+    failed, other = sorted(done(search.study), key=first_of)
+    assert failed.user_attrs["error"] == "cut off"
+    assert sum(first_of(trial) == 0 for trial in search.study.trials) == 1 + MOST_RETRIES
+    assert sum(first_of(trial) == first_of(other) for trial in search.study.trials) == 1
+
+
+def test_a_lost_trial_whose_job_lives_elsewhere_is_waited_for(tmp_path):
+    """Its job tells its result by its folder, once it is silent."""
+
+    def run(each):
+        trial_of(search.study, each.trial).set_user_attr(JOB, "another/machine 1 2")
+        (tmp_path / str(each.folder)).mkdir()
+        (tmp_path / str(each.folder) / "metrics.json").write_text('{"val/accuracy_best": 0.75}')
+        return Result(error="another job ended badly", lost=True)
+
+    search = worker(tmp_path, 1, run, patience=0.2)
+    search.run()
+    (trial,) = done(search.study)
+    assert trial.value == 0.75
 
 
 def test_a_fresh_trial_takes_no_result_that_lay_in_its_folder(tmp_path):

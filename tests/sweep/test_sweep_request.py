@@ -93,6 +93,8 @@ def test_the_same_command_finds_its_search_and_another_one_does_not():
         [LR, "model=vit_ti4"],
         [*words, "hydra.sweeper.sampler=random"],
         [*words, "experiment=sweep_augment"],
+        [*words, "data.root=elsewhere"],
+        [*words, "data.num_workers=1,2"],
         ["model=vit_nano", "optimizer.lr=interval(1e-4, 1e-2)"],
     ]
     assert folder not in [sweep_folder(other) for other in others]

@@ -71,23 +71,31 @@ def test_a_search_that_is_refused_writes_nothing(tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "search").iterdir()) == [run.parent]
 
 
-def test_where_one_job_of_a_batch_ends_badly_the_others_are_waited_for(tmp_path, monkeypatch):
+def test_where_one_job_of_a_batch_ends_badly_all_get_their_result(tmp_path, monkeypatch):
     class Launcher:
         def launch(self, job_overrides, initial_job_idx):
-            training.open()
-            threading.Timer(0.2, finish).start()
-            raise RuntimeError("the time of job 1 is over")
+            launched.append(len(job_overrides))
+            if len(launched) == 1:
+                training.open()
+                threading.Timer(0.2, finish).start()
+                raise RuntimeError("the time of job 1 is over")
+            again = RunDirectory(tmp_path / "search" / str(initial_job_idx))
+            again.path.mkdir()
+            again.write_metrics({"val/accuracy_best": 0.5})
+            return [None]
 
     def finish():
         training.write_metrics({"val/accuracy_best": 0.75})
         training.close()
 
+    launched = []
     training = RunDirectory(tmp_path / "search/0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
     options = ["hydra.sweep.dir=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
     assert command.main([*WORDS, *options]) == 0
     storage = f"sqlite:///{tmp_path}/search/study.db"
-    finished, failed = optuna.load_study(study_name="search", storage=storage).trials
-    assert finished.value == 0.75
-    assert failed.user_attrs["error"] == "the time of job 1 is over"
+    finished, lost, again = optuna.load_study(study_name="search", storage=storage).trials
+    assert launched == [2, 1]
+    assert (finished.value, lost.value, again.value) == (0.75, None, 0.5)
+    assert again.user_attrs["retry_of"] == 1 and again.params == lost.params

@@ -171,11 +171,15 @@ def open_run(directory: RunDirectory, cfg: dict[str, Any], overrides: list[str],
     if anew and directory.last_checkpoint.exists():
         directory.close()
         raise ConfigError(f"another process has just trained in {directory.path}; type that again")
-    if anew:
-        directory.clear()
-    (directory.path / "report.html").unlink(missing_ok=True)  # of where it was stopped before
-    directory.write_config(cfg, overrides)
-    return log_to(directory.path / "train.log")
+    try:
+        if anew:
+            directory.clear()
+        (directory.path / "report.html").unlink(missing_ok=True)  # of where it was stopped before
+        directory.write_config(cfg, overrides)
+        return log_to(directory.path / "train.log")
+    except BaseException:
+        directory.close()
+        raise
 
 
 def concerns_about(

@@ -25,21 +25,23 @@ LOGGED = {
 }
 # What callbacks add, by the ends of theirs.
 LOGGED_BESIDE = {
-    "Throughput": {"speed/images_per_second"},
+    "Throughput": {"speed/images_per_second", "speed/model_flop_utilisation"},
+    "Gradients": {"gradient_norm/total"},
     "StepTiming": {f"step_seconds/{p}" for p in ("data", "forward", "backward", "optimizer")},
     "MemoryUse": {"memory/process_gib"},
 }
+KNOWN_CALLBACKS = ("vitfw.", "lightning.")  # those of others may log anything
 LESS_IS_BETTER = ("loss", "seconds", "params", "flops", "memory", "latency", "error")
 
 
 def known_metrics(method: str, averaged: bool, callbacks: Collection[str] = ()) -> set[str]:
-    """What a run of a method measures; empty for a method that is not ours.
+    """What a run of a method measures; empty where the method or a callback is not ours.
 
     `method` and `callbacks` are their `_target_`; `averaged`: there is a second set of weights,
     and `val_raw/…`.
     """
     logged = LOGGED.get(method.rpartition(".")[2])
-    if logged is None:
+    if logged is None or any(not each.startswith(KNOWN_CALLBACKS) for each in callbacks):
         return set()
     known = AT_THE_END | TRAINING | {f"val/{name}" for name in logged}
     for each in callbacks:
@@ -63,7 +65,10 @@ def check_metrics(metrics: Sequence[str], known: set[str]) -> None:
             )
         if known and metric not in known:
             hint = nearest(metric, known) or f"; known: {', '.join(sorted(known))}"
-            raise ConfigError(f"hydra.sweeper.metric={metric} is never logged by this run{hint}")
+            raise ConfigError(
+                f"hydra.sweeper.metric={metric} is never logged by this run, or nothing to search "
+                f"for{hint}"
+            )
 
 
 def less_is_better(metric: str) -> bool:
@@ -95,7 +100,8 @@ def objective_of(folder: Path, metrics: Mapping[str, Any], metric: str, directio
         if not finite:
             state = "never a finite number" if values else "not measured by this run"
             raise LookupError(f"{metric} was {state}")
-        return max(finite) if direction == MAXIMIZE else min(finite)
+        most = direction == MAXIMIZE or metric.startswith("memory/")  # what a run needs at most
+        return max(finite) if most else min(finite)
     if not math.isfinite(value):
         raise LookupError(f"{metric} is {value}")
     return float(value)

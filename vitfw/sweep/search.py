@@ -38,11 +38,12 @@ from vitfw.sweep.orphans import (
 from vitfw.sweep.process_identity import identity
 from vitfw.sweep.progress import Progress
 from vitfw.sweep.study import Goal
-from vitfw.sweep.trial_link import ALIVE, PRUNED
+from vitfw.sweep.trial_link import ALIVE, JOB, PRUNED
 
 ERROR, SECONDS = "error", "seconds"  # attributes of a trial
 ANOTHER_PROCESS = "another process "  # so begins what a run says that finds its folder taken
 FAILURES_AT_ONCE = 3  # with nothing finished, the search is given up
+MOST_RETRIES = 3  # of a trial whose jobs were lost
 POLL_SECONDS = 1.0
 
 
@@ -61,10 +62,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics` of a run that came to its end, or why it did not."""
+    """`metrics` of a run that came to its end, or why it did not.
+
+    `lost`: it may not be its own fault, and may be gone on with: a job that was cut off, or one of
+    several of which one ended badly.
+    """
 
     metrics: Mapping[str, Any] | None = None
     error: str | None = None
+    lost: bool = False
 
 
 def request_for(trial: FrozenTrial) -> Request:
@@ -269,6 +275,8 @@ class Search:
             if trial not in going_on:
                 abandon(self.study, trial.number, self._names)
         queue_orphans(self.study)
+        for trial in going_on:  # it is its job's now
+            trial.set_user_attr(WORKER, frozen[trial.number].user_attrs[JOB])
         if going_on:
             numbers = ", ".join(str(first_of(frozen[trial.number])) for trial in going_on)
             log.info(f"still training: {numbers}; the same command waits and takes the results")
@@ -281,6 +289,10 @@ class Search:
                 trial.report(value, step)
 
     def _tell(self, trial: Trial, job: Request, result: Result, seconds: float) -> None:
+        if result.lost and self._retries_of(job) < MOST_RETRIES:
+            log.info(f"trial {job.folder} was cut off ({result.error}); it is taken up again")
+            self._let_go([trial])
+            return
         attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs
         values, error = None, result.error
         pruned = PRUNED in attributes and result.error is None
@@ -299,6 +311,11 @@ class Search:
             return
         self.progress.say(trial.number, seconds)
         self._count(values is not None or pruned, job, error)
+
+    def _retries_of(self, job: Request) -> int:
+        trials = self.study.get_trials(deepcopy=False)
+        chain = [each for each in trials if first_of(each) == job.folder and not is_void(each)]
+        return len(chain) - 1
 
     def _values_of(self, job: Request, result: Result) -> tuple[list[float] | None, str | None]:
         folder = self.folder_of(job.folder)

@@ -36,7 +36,7 @@ def is_absent(name: str) -> bool:
     """Whether it is a file that does not exist yet, by its whole name."""
     kinds = (f"{JOURNAL}:", SQLITE)
     paths = [name.removeprefix(kind) for kind in kinds if name.startswith(kind)]
-    return any(not Path(path).exists() for path in paths)
+    return any(not Path(path.partition("?")[0]).exists() for path in paths)
 
 
 def open_storage(name: str) -> BaseStorage:
@@ -98,7 +98,8 @@ def remember_password(url: str) -> None:
 
 
 def shown(name: str) -> str:
-    """With `***` for the password, also where the rest is no URL; else as it is."""
+    """With `***` for passwords, also where the rest is no URL; else as it is."""
+    name = re.sub(r"(?<=[?&])(password|passwd|pwd)=[^&]*", rf"\1={HIDDEN}", name)
     if name.startswith(f"{JOURNAL}:"):
         return name
     try:

@@ -1,7 +1,7 @@
 """The study of a search: begun, or gone on with."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Goal:
     metrics: Sequence[str]
     directions: Sequence[str]
     space: Space
-    may_differ: Sequence[str] = ()
+    may_differ: Collection[str] = ()
 
     def described(self) -> dict[str, Any]:
         ranges = self.space.distributions.items()
@@ -81,7 +81,7 @@ def open_study(
 
 
 def check_folder(folder: Path, storage: str, name: str) -> None:
-    """Let no new study begin among the runs of another search. Writes nothing.
+    """Let no new study begin among the runs of another search. Writes nothing into the folder.
 
     The folder is looked at before the study: a worker of this study that begins at the same time
     has asked for a trial before there is a run.
@@ -90,10 +90,13 @@ def check_folder(folder: Path, storage: str, name: str) -> None:
         ConfigError: there are runs in the folder, and the study has no trial.
     """
     runs = sorted((path.name for path in folder.glob("[0-9]*") if is_run(path)), key=int)
-    if runs and not has_trials(storage, name):
+    known = studies_with_trials(storage) if runs else []
+    if runs and name not in known:
+        ways = ["give another hydra.sweep.dir"]
+        ways += [f"hydra.sweeper.study_name={known[0]} if they are its"] if len(known) == 1 else []
         raise ConfigError(
             f"{folder} holds runs of another search ({shortened(runs)}), of which the study {name} "
-            f"knows nothing: give another hydra.sweep.dir, or delete {folder}"
+            f"knows nothing: {', or '.join(ways)}"
         )
 
 
@@ -103,14 +106,14 @@ def is_run(folder: Path) -> bool:
     return folder.name.isdecimal() and any((folder / file).is_file() for file in files)
 
 
-def has_trials(storage: str, name: str) -> bool:
+def studies_with_trials(storage: str) -> list[str]:
+    """Their names; none where the storage is a file that is not there yet."""
     if is_absent(storage):
-        return False
+        return []
     opened = open_storage(storage)
     with reached():
-        if name not in optuna.get_all_study_names(opened):
-            return False
-        return bool(optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False))
+        found = optuna.get_all_study_summaries(opened)
+    return [each.study_name for each in found if each.n_trials]
 
 
 def shortened(names: Sequence[str], most: int = 3) -> str:
@@ -124,7 +127,7 @@ def reached() -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.storage cannot be written: {reason}") from error
+        raise ConfigError(f"hydra.sweeper.storage cannot be used: {reason}") from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
