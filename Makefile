@@ -25,7 +25,7 @@ train: $(INSTALLED) ## train: on the embedded digits, or what ARGS says
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## the test suite, in under ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -45,6 +45,7 @@ def test_differences_are_taken_seed_by_seed():
     assert "| less | 80.00 ± 0.00 | -5.00 | 1.00 × |" in study.table(rows)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_not_made_again(tmp_path, monkeypatch, capsys):
     asked = {
         "metric": "val/accuracy_best",

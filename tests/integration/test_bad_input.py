@@ -87,6 +87,7 @@ def test_a_wrong_value_in_a_sweep_is_told_in_one_line(tmp_path, monkeypatch, cap
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_a_job_failed_has_its_page(tmp_path):
     words = [*TINY, "model.patch_size=3,2", "trainer=debug", "hydra.sweep.dir=sweep"]
     outcome = run("train.py", "-m", *words, cwd=tmp_path)
