@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.models.profile import count_flops
 
 ROOT = Path(__file__).parents[1]

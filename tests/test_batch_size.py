@@ -13,7 +13,8 @@ from vitfw.batch_size import (
     is_out_of_memory,
     memory_trial,
 )
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 
 CUDA_SAYS = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")

@@ -13,9 +13,10 @@ from vitfw.benchmarks import image_files, resident_images
 from vitfw.benchmarks.photographs import CLASSES, write_photographs
 from vitfw.benchmarks.record import default_path
 from vitfw.benchmarks.turns import images_per_second, median_ratio, milliseconds
+from vitfw.building import build
 from vitfw.checkpoint import AtomicCheckpointIO
 from vitfw.cli import benchmark, main
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 
 CPU = torch.device("cpu")
 TINY_NET = ["model=vit_nano", "model.embed_dim=16", "model.depth=1", "model.num_heads=2"]

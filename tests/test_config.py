@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitfw.config import build, check_targets, compose, flatten, to_plain
+from vitfw.building import build, check_targets
+from vitfw.config import compose, flatten, to_plain
 from vitfw.errors import ConfigError
 
 

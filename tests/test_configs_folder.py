@@ -27,9 +27,10 @@ from vitfw.assemble import (
     resolve_trainer,
     try_optimizer,
 )
+from vitfw.building import build
 from vitfw.callbacks.loggers import end_logging
 from vitfw.cli.main import main
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import CATALOG, DATASETS
 from vitfw.data.classification_data import ClassificationData

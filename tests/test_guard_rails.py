@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from vitfw.assemble import build_net, count_steps, effective_batch_size, resolve_trainer
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.data.datamodule import ImageData
 from vitfw.errors import ConfigError
 from vitfw.guard_rails.plan import Plan, ema_memory, plan_of, takes_soft_targets, usual_choice

@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 from vitfw.interop.timm_model import create
 from vitfw.models.profile import count_flops

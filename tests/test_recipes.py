@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vitfw.assemble import build_learner, build_net, resolve_trainer
-from vitfw.config import build, compose, flatten, to_plain
+from vitfw.building import build
+from vitfw.config import compose, flatten, to_plain
 from vitfw.training.lr_scaling import scaled_lr
 from vitfw.training.weight_average import ema
 

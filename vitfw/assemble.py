@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitfw.building import build
 from vitfw.checkpoint import Passport
-from vitfw.config import build
 from vitfw.console import setup_logging
 from vitfw.data.classification_data import ClassificationData
 from vitfw.environment import versions

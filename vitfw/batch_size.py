@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vitfw.config import build
+from vitfw.building import build
 from vitfw.console import log
 from vitfw.errors import ConfigError
 from vitfw.interop.source import is_our_model

@@ -1,7 +1,5 @@
-"""From what was typed to plain objects: composing, checking, and building by `_target_`."""
+"""From what was typed to a plain config: composing, checking, and telling what was wrong."""
 
-import inspect
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,42 +11,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     HydraException,
-    InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw.data.catalog import facts_of
 from vitfw.data.packs.pack_manifest import packed_fact
 from vitfw.data.reading.sources import count_classes
-from vitfw.errors import ConfigError, nearest
+from vitfw.errors import ConfigError, causes, nearest
 
-ALLOWED_TARGETS = (
-    "vitfw.models.",
-    "vitfw.data.",
-    "vitfw.training.",
-    "vitfw.callbacks.",
-    "vitfw.interop.timm_model.",
-    "torch.nn.",
-    "torchvision.transforms.v2.",
-    "torch.optim.",
-    "lightning.Trainer",
-    "lightning.pytorch.trainer.",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.plugins.",
-    "lightning.pytorch.profilers.",
-    "lightning.pytorch.strategies.",
-    "timm.models.",
-    "timm.optim.",
-)
 # Groups of which a recipe sets an option and its numbers; of others, as of model, numbers alone.
 CHOSEN_BY_RECIPES = ("augment", "optimizer", "scheduler", "loss", "method", "average")
 TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
-TARGETS_VARIABLE = "VITFW_TARGETS"
 MOST_LISTED = 12  # options of a group beside the nearest ones
 
 
@@ -226,16 +202,13 @@ def explain_null(overrides: Sequence[str], error: Exception) -> str | None:
     if not typed:
         return None
     group = typed[0].partition("=")[0]
-    options = sorted(path.stem for path in (config_folder() / group).glob("[!_]*.yaml"))
-    return f"{typed[0]}: a group is one of its options; known: {', '.join(options)}"
+    known = ", ".join(options_of(config_folder() / group))
+    return f"{typed[0]}: a group is one of its options; known: {known}"
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything it came from."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
+def options_of(group: Path) -> list[str]:
+    """The options of a group, by its folder; files that begin with `_` are parts of others."""
+    return sorted(path.stem for path in group.glob("[!_]*.yaml"))
 
 
 def group_choices(overrides: Sequence[str]) -> list[str]:
@@ -331,75 +304,3 @@ def to_plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 def as_yaml(plain: dict[str, Any] | list[Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(plain))
-
-
-def build(node: dict[str, Any], **more: Any) -> Any:
-    """The object that `_target_` names, from plain arguments; nested ones first.
-
-    Raises:
-        ConfigError: a `_target_` outside the allow-list; arguments that its constructor refuses.
-    """
-    check_targets(node)
-    try:
-        return hydra.utils.instantiate(node, **more, _convert_="all")
-    except InstantiationException as error:
-        for cause in causes(error):
-            if isinstance(cause, ValueError | TypeError | MisconfigurationException):
-                raise ConfigError(_constructor_message(node, cause)) from error
-        raise
-
-
-def _constructor_message(node: dict[str, Any], error: Exception) -> str:
-    text = " ".join(str(error).split())
-    unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
-    if unexpected is None:
-        return text
-    option = unexpected[1]
-    for inner in targeted(node):
-        target = inner["_target_"]
-        known = inspect.signature(hydra.utils.get_object(target)).parameters
-        if option in inner and option not in known:
-            return f"{target} has no option {option!r}; known: {', '.join(known)}"
-    return text
-
-
-def targeted(node: Any) -> Iterator[dict[str, Any]]:
-    """The node and those inside it that have a `_target_`."""
-    if isinstance(node, dict) and node.get("_target_") is not None:
-        yield node
-    inside = node.values() if isinstance(node, dict) else node
-    for inner in inside if isinstance(node, dict | list) else ():
-        yield from targeted(inner)
-
-
-def check_targets(node: Any) -> None:
-    """Refuse every `_target_` that is not on the allow-list, before anything is imported.
-
-    Raises:
-        ConfigError: names the target.
-    """
-    for inner in targeted(node):
-        check_target(str(inner["_target_"]))
-
-
-def check_target(target: str) -> None:
-    own = tuple(p for p in os.environ.get(TARGETS_VARIABLE, "").split(",") if p)
-    allowed = ALLOWED_TARGETS + own
-    if not target.startswith(allowed):
-        raise ConfigError(
-            f"_target_ {target!r} is not allowed; allowed are names under {', '.join(allowed)} "
-            f"(to use your own package: {TARGETS_VARIABLE}=package.)"
-        )
-    # `vitfw.data.reading.fetch.os.system` and `torch.nn.functional.torch.hub.load` start well; what
-    # they name must come from an allowed place, too.
-    try:
-        found = hydra.utils.get_object(target)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"_target_ {target!r} does not exist: {error}") from error
-    home = f"{getattr(found, '__module__', '')}."
-    if not home.startswith(allowed) or not callable(found):
-        raise ConfigError(f"_target_ {target!r} is not allowed: it comes from {home[:-1]}")
-    # Other libraries' functions read files and fetch weights; their classes only build objects.
-    if not isinstance(found, type) and not home.startswith(("vitfw.", *own)):
-        hint = "; model=timm model.name=… builds timm's models" if home.startswith("timm.") else ""
-        raise ConfigError(f"_target_ {target!r} is not allowed: it is a function, no class{hint}")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitfw.building import build
 from vitfw.checkpoint import Passport, is_ours, load_file, load_weights, read_passport
-from vitfw.config import build
 from vitfw.console import log
 from vitfw.data.reading.image_file import read_fitted
 from vitfw.data.reading.image_folder import SUFFIXES

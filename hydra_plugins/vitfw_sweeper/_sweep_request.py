@@ -170,14 +170,14 @@ def sweep_folder(words: Sequence[str]) -> Path:
     """runs/sweeps/<name>, which follows from what was typed: the same command finds its search."""
     from vitfw.run_directory import run_name
 
-    kept = []
+    kept, harmless = [], may_differ()
     for word in words:
         key, _, value = word.partition("=")
         if key == "experiment":
             kept.append(value)
         elif key.startswith("hydra.sweeper.") and key.split(".")[2] not in NOT_IN_NAME:
             kept.append(word.removeprefix("hydra.sweeper."))
-        elif not key.startswith("hydra") and (key not in may_differ() or is_range(value)):
+        elif not key.startswith("hydra") and (key not in harmless or is_range(value)):
             kept.append(word)
     return SWEEPS / re.sub("^default$", "optuna", run_name(kept))
 

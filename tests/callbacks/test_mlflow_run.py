@@ -3,9 +3,10 @@
 import pytest
 from mlflow.tracking import MlflowClient
 
+from vitfw.building import build
 from vitfw.callbacks.loggers import end_logging, log_config
 from vitfw.callbacks.mlflow_run import MlflowRun, allowed
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 
 CONFIG = {"optimizer.lr": 0.001, "data.name": "digits", "trainer.max_epochs": 3}

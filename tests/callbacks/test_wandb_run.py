@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
+from vitfw.building import build
 from vitfw.callbacks.loggers import end_logging, log_config
 from vitfw.callbacks.wandb_run import STEP, WandbRun
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 
 CONFIG = {"optimizer.lr": 0.001, "data.name": "digits", "run_dir": "somewhere"}

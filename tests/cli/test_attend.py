@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
+from vitfw.building import build
 from vitfw.checkpoint import KEY, Passport
 from vitfw.cli import attend
-from vitfw.config import build
 from vitfw.models.vit import VisionTransformer
 from vitfw.target import target_of
 from vitfw.training.masked_autoencoder import MaskedAutoencoder

@@ -8,9 +8,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from vitfw.building import build
 from vitfw.checkpoint import KEY, Passport
 from vitfw.cli import export, main
-from vitfw.config import build
 from vitfw.interop.export import FORMATS, Format
 
 MODEL = {

@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import InterpolationMode
 
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.augment.mixing import Mixing
 from vitfw.data.catalog import CATALOG, DATASETS

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from vitfw.building import build
 from vitfw.checkpoint import KEY, Passport
-from vitfw.config import build
 from vitfw.errors import ConfigError
 from vitfw.inference import Predictor
 from vitfw.interop import export, export_graph, npz, staging

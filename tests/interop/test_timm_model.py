@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 from vitfw.interop.timm_model import create
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
-from vitfw.config import build
+from vitfw.building import build
 from vitfw.data.augment.mixing import Mixing
 from vitfw.errors import ConfigError
 from vitfw.training.losses import BinaryCrossEntropy, CrossEntropy, Focal

@@ -16,7 +16,7 @@ import torch
 from vitfw.benchmarks.fit_clock import ClockLog, read_clock
 from vitfw.benchmarks.fit_peers import CLOCK, Order
 from vitfw.benchmarks.fit_result import OURS, limit_of
-from vitfw.config import TARGETS_VARIABLE
+from vitfw.building import TARGETS_VARIABLE
 from vitfw.console import log
 
 PEERS = {"timm": "vitfw.benchmarks.fit_timm", "huggingface": "vitfw.benchmarks.fit_huggingface"}

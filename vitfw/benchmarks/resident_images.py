@@ -21,7 +21,8 @@ from vitfw.benchmarks.turns import (
     images_per_second,
     medians,
 )
-from vitfw.config import build, compose, to_plain
+from vitfw.building import build
+from vitfw.config import compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.catalog import facts_of
 from vitfw.data.class_balance import class_counts

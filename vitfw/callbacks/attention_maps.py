@@ -46,12 +46,13 @@ class AttentionMaps(L.Callback):
     Pictures: each head of a block, `max_heads` at most (`attention/heads`), rollout through all
     blocks (`attention/rollout`), mean distance of each head (`attention/distance`); its mean over
     the heads is `attention_distance/block_<i>`, in pixels. `heads`, `rollout` and `distance` leave
-    each of them out. The attention is the class token's
-    where the head of the net sees that, else what pooling makes of the patches'; or that of the
-    patch at `query`, [row, column]. It is the evaluated net's, computed in the number format of
-    its weights. Looking and drawing take at most `max_share` of the time of the fit, so that one of
-    short epochs has fewer pictures; there always are those of the first such validation and of the
-    end.
+    each of them out.
+
+    The attention is the class token's where the head of the net sees that, else what pooling makes
+    of the patches'; or that of the patch at `query`, [row, column]. It is the evaluated net's,
+    computed in the number format of its weights. Looking and drawing take at most `max_share` of
+    the time of the fit, so that one of short epochs has fewer pictures; there always are those of
+    the first such validation and of the end.
 
     A net that is not vitfw's VisionTransformer is not looked at, nor one whose attention would
     take more than 256 MB an image, nor a linear probe's, which does not change.

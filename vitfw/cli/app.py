@@ -216,11 +216,7 @@ def help_text(config_name: str) -> str:
     lines = [*(line.lstrip("# ") for line in above), ""]
     for group in sorted(p for p in folder.iterdir() if p.is_dir()):
         if f"- {group.name}:" in text:
-            options = textwrap.wrap(" ".join(options_of(group)), width=66)
+            options = textwrap.wrap(" ".join(configs.options_of(group)), width=66)
             lines.append(f"  {group.name:<11} " + "\n              ".join(options))
     keys = [line for line in text.splitlines() if re.match(r"[a-z]\w*: .*", line)]
     return "\n".join([*lines, "", *keys, "", f"All keys: vitfw {config_name} --cfg job"])
-
-
-def options_of(group: Path) -> list[str]:
-    return sorted(p.stem for p in group.glob("*.yaml") if not p.name.startswith("_"))

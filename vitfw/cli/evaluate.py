@@ -14,11 +14,12 @@ from torch import nn
 
 from vitfw.assemble import build_trainer, prepare_process, resolve_trainer
 from vitfw.atomic import write_text
+from vitfw.building import build
 from vitfw.callbacks.progress import RunProgress
 from vitfw.callbacks.skipped_images import SkippedImages
 from vitfw.checkpoint import Passport
 from vitfw.cli.app import output_path, run
-from vitfw.config import build, to_plain
+from vitfw.config import to_plain
 from vitfw.console import console
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError

@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
+from vitfw.building import build
 from vitfw.cli.app import run
-from vitfw.config import build, to_plain
+from vitfw.config import to_plain
 from vitfw.console import console
 from vitfw.errors import ConfigError
 from vitfw.models.patch_embed import as_pair

@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vitfw.assemble import prepare_process
+from vitfw.building import build
 from vitfw.cli.app import run
-from vitfw.config import build, to_plain
+from vitfw.config import to_plain
 from vitfw.console import log
 from vitfw.data.datamodule import ImageData
 from vitfw.data.images import ArrayImages, Images

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vitfw.config import build, compose, group_choices
+from vitfw.building import build
+from vitfw.config import compose, group_choices
 from vitfw.data.augment.progressive import scaled_to
 from vitfw.data.catalog import CATALOG
 from vitfw.data.classification_data import ClassificationData

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitfw.checkpoint import Passport
-from vitfw.config import causes
-from vitfw.errors import ConfigError
+from vitfw.errors import ConfigError, causes
 
 MOST_IN_ONE_FILE = 2 * 1024**3 - 64 * 1024**2  # bytes of weights; protobuf ends at 2 GiB
 NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitfw.building import build
 from vitfw.checkpoint import Passport, load_weights
-from vitfw.config import build
 from vitfw.errors import ConfigError
 from vitfw.interop import huggingface, npz, timm_hub, torchvision
 from vitfw.interop import timm as timm_vit

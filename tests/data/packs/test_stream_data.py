@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitfw.building import build
 from vitfw.cli.main import main
-from vitfw.config import build, compose, to_plain
+from vitfw.config import compose, to_plain
 from vitfw.data.classification_data import ClassificationData
 from vitfw.data.datamodule import ImageData
 from vitfw.data.packs.pack_manifest import read_manifest
