@@ -17,7 +17,7 @@ from hydra_plugins.vitfw_sweeper._sweep_request import SweepRequest, best_comman
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from vitfw.sweep.search import Launch, Request, Result
+    from vitfw.sweep.trial_jobs import Launch, Request, Result
 
 PROCESS = "ProcessLauncher"
 STOPPED_CODES = (130, 143)
@@ -120,7 +120,8 @@ def in_own_processes(
 ) -> "Launch":
     """Each trial is a `python -m vitfw train …`; what it prints is kept in NUMBER.log."""
     from vitfw.sweep.jobs import Job
-    from vitfw.sweep.search import Result, Stopped
+    from vitfw.sweep.search import Stopped
+    from vitfw.sweep.trial_jobs import Result
     from vitfw.sweep.trial_link import TRIAL_VARIABLE
 
     typed: Any = OmegaConf.to_container(config.hydra.job.env_set)
@@ -154,7 +155,8 @@ def through_hydra(
 ) -> "Launch":
     """Through any other launcher of Hydra's; jobs that are launched together end together."""
     from vitfw.sweep.objective import finished_metrics
-    from vitfw.sweep.search import Result, Stopped
+    from vitfw.sweep.search import Stopped
+    from vitfw.sweep.trial_jobs import Result
     from vitfw.sweep.trial_link import TRIAL_VARIABLE
 
     launcher = Plugins.instance().instantiate_launcher(
@@ -205,7 +207,7 @@ def through_hydra(
 def ended(folder: Path) -> Path:
     """The folder, once nothing trains there: of a batch, one job's error says nothing of others."""
     from vitfw.atomic import is_held
-    from vitfw.sweep.search import POLL_SECONDS
+    from vitfw.sweep.trial_jobs import POLL_SECONDS
 
     while is_held(folder):
         time.sleep(POLL_SECONDS)

@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from vitfw.sweep.orphans import is_orphaned, is_void
 from vitfw.sweep.pruners import make_pruner
 from vitfw.sweep.samplers import make_sampler
-from vitfw.sweep.search import Request, Result, Search
+from vitfw.sweep.search import Search
 from vitfw.sweep.space import read_space
 from vitfw.sweep.storage import name_storage, open_storage
 from vitfw.sweep.study import Goal, check_folder, open_study
+from vitfw.sweep.trial_jobs import Request, Result
 
 SPACE = ["lr=tag(log, interval(1e-4, 1e-1))", "depth=int(interval(1, 9))"]
 BEST = "val/accuracy_best"

@@ -16,8 +16,9 @@ from vitfw.run_directory import RunDirectory
 from vitfw.sweep import study as studies
 from vitfw.sweep.orphans import CONTINUES, ORPHANED, VOID, WORKER, first_of, queue_orphans
 from vitfw.sweep.process_identity import identity
-from vitfw.sweep.search import MOST_RETRIES, Result, Stopped
+from vitfw.sweep.search import MOST_RETRIES, Stopped
 from vitfw.sweep.study import check_folder
+from vitfw.sweep.trial_jobs import Result
 from vitfw.sweep.trial_link import JOB, PRUNED, trial_of
 
 DEAD = "elsewhere/0/0 1 1"

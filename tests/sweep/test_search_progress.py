@@ -4,7 +4,7 @@ import pytest
 from fake_search import BEST, worker
 
 from vitfw.console import log
-from vitfw.sweep.search import Result
+from vitfw.sweep.trial_jobs import Result
 
 
 @pytest.fixture
