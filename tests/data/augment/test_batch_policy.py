@@ -25,11 +25,19 @@ from vitfw.data.augment.batch_policy import (
     apply_drawn,
     magnitudes,
 )
+from vitfw.data.augment.batch_spaces import SPACES
 from vitfw.data.counter_rng import sample_keys
 from vitfw.errors import ConfigError
 
 NAMES = tuple(OPERATIONS)
-POLICIES = [RandAugment(), RandAugment(3, 20, 4.0), TrivialAugment(), ThreeAugment()]
+POLICIES = [
+    RandAugment(),
+    RandAugment(3, 20, 4.0, probability=0.7, fill=[0.4, 0.5, 0.6]),
+    RandAugment(3, 9, 0.5, operations="timm", probability=0.5),
+    RandAugment(3, 10, operations="big_vision"),
+    TrivialAugment(),
+    ThreeAugment(),
+]
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[3] / "configs/augment"
 
@@ -161,6 +169,43 @@ def test_noise_never_leaves_the_scale():
     assert set(bits.tolist()) == {4.0, 5.0, 6.0, 7.0, 8.0}
 
 
+@pytest.mark.parametrize("operations", ["torchvision", "timm", "big_vision"])
+def test_each_operation_is_applied_with_the_probability(operations):
+    policy = RandAugment(num_ops=20, operations=operations, probability=0.3)
+    ops, _ = policy.drawn(keys_of(2000), 32, 32)
+    count = len(SPACES[operations])
+    expected = torch.tensor([0.3 / count] * count + [0.7]) * ops.numel()
+    assert stats.chisquare(ops.flatten().bincount(minlength=count + 1), expected).pvalue > 1e-3
+
+
+def test_what_is_applied_does_not_depend_on_the_probability_of_applying_it():
+    always, sometimes = (RandAugment(probability=p).drawn(keys_of(500), 32, 32) for p in (1, 0.5))
+    applied = sometimes[0] < len(NAMES)
+    assert torch.equal(always[0][applied], sometimes[0][applied])
+    assert torch.equal(always[1], sometimes[1])
+
+
+def test_what_an_operation_leaves_blank_is_filled():
+    white = torch.full((400, 3, 24, 32), 255, dtype=torch.uint8)
+    policy = RandAugment(num_ops=1, magnitude=30, fill=[0.2, 0.4, 0.6])
+    ops, _ = policy.drawn(keys_of(400), 24, 32)
+    turned = policy(white, keys_of(400))[ops[:, 0] == NAMES.index("Rotate")]
+    assert turned[:, :, 0, 0].unique(dim=0).tolist() == [[51, 102, 153]]
+    assert turned[:, :, 12, 16].unique().tolist() == [255]
+
+
+def test_the_draws_of_a_sample_are_those_of_runs_that_have_begun():
+    ops, strengths = RandAugment(3, 20, 4.0).drawn(keys_of(4), 32, 32)
+    assert ops.tolist() == [[1, 0, 1], [9, 5, 12], [9, 1, 5], [8, 13, 9]]
+    expected = [
+        [0.1704, 0, 0.2012],
+        [-0.6541, 24.2939, 0],
+        [0.6360, -0.1717, -12.5583],
+        [0.9, 0, 0.6762],
+    ]
+    assert torch.allclose(strengths, torch.tensor(expected), atol=1e-4)
+
+
 # 3-Augment
 
 
@@ -225,6 +270,27 @@ def test_images_of_two_channels_are_refused(policy):
         (RandAugment, {"magnitude_std": -0.5}, "augment.policy.magnitude_std -0.5"),
         (RandAugment, {"magnitude_std": float("nan")}, "augment.policy.magnitude_std nan"),
         (RandAugment, {"num_bins": 1}, "augment.policy.num_bins 1"),
+        (
+            RandAugment,
+            {"operations": "tim"},
+            "operations 'tim' is not one of: torchvision, timm, big",
+        ),
+        (RandAugment, {"operations": ["Rotate"]}, "is not one of: torchvision, timm, big_vision"),
+        (
+            RandAugment,
+            {"operations": "timm", "magnitude": 27},
+            "27 is outside 0 to 10, timm's scale",
+        ),
+        (
+            RandAugment,
+            {"operations": "timm", "num_bins": 11},
+            "num_bins 11 is for operations=torch",
+        ),
+        (RandAugment, {"probability": 1.5}, "augment.policy.probability 1.5 is outside 0 to 1"),
+        (RandAugment, {"probability": float("nan")}, "augment.policy.probability nan"),
+        (RandAugment, {"fill": 128}, "augment.policy.fill 128 is not a share of white"),
+        (RandAugment, {"fill": [0.5, 0.5]}, "augment.policy.fill"),
+        (RandAugment, {"fill": "black"}, "augment.policy.fill black"),
         (TrivialAugment, {"num_bins": 0}, "augment.policy.num_bins 0"),
         (ThreeAugment, {"jitter": -0.3}, "augment.policy.jitter -0.3"),
         (ThreeAugment, {"jitter": float("inf")}, "augment.policy.jitter inf"),

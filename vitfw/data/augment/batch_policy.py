@@ -5,51 +5,53 @@ is a function of its key (`counter_rng`); each operation is applied to the sampl
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from vitfw.data.augment import batch_geometry, batch_ops
+from vitfw.data.augment import batch_ops
 from vitfw.data.augment.batch_ops import check_channels, colour_jitter
+from vitfw.data.augment.batch_spaces import (
+    HIGHEST_LEVEL,
+    OPERATIONS,
+    RAND_SPACE,
+    SPACES,
+    TRIVIAL_SPACE,
+    Operation,
+    fill_levels,
+    magnitudes,
+    operations_of,
+    signed_strengths,
+    strengths_at,
+)
 from vitfw.data.counter_rng import randint, uniform
+from vitfw.errors import ConfigError, nearest
 
 # Which random number of a sample decides what: FIRST_DRAW + DRAWS_EACH · (number of the operation)
 # + one of these. Numbers below 32 belong to `batch_augment`.
 FIRST_DRAW, DRAWS_EACH, MOST_OPS = 32, 8, 20
 OP, SIGN, BIN, NOISE = range(4)  # the noise takes two
+APPLIED, PLACE = 5, 6  # the place takes two
 BLUR, JITTER = 1, 2  # 3-Augment's, after OP; the jitter takes four
 
-Operation = Callable[[Tensor, Tensor], Tensor]
-
-# In torchvision's order; a strength is what torchvision calls a magnitude.
-OPERATIONS: dict[str, Operation] = {
-    "Identity": lambda images, _: images,
-    "ShearX": batch_geometry.shear_x,
-    "ShearY": batch_geometry.shear_y,
-    "TranslateX": batch_geometry.translate_x,
-    "TranslateY": batch_geometry.translate_y,
-    "Rotate": batch_geometry.rotate,
-    "Brightness": lambda images, strength: batch_ops.adjust_brightness(images, 1.0 + strength),
-    "Color": lambda images, strength: batch_ops.adjust_saturation(images, 1.0 + strength),
-    "Contrast": lambda images, strength: batch_ops.adjust_contrast(images, 1.0 + strength),
-    "Sharpness": lambda images, strength: batch_ops.adjust_sharpness(images, 1.0 + strength),
-    "Posterize": batch_ops.posterize,
-    "Solarize": lambda images, strength: batch_ops.solarize(images, 255.0 * strength),
-    "AutoContrast": lambda images, _: batch_ops.autocontrast(images),
-    "Equalize": lambda images, _: batch_ops.equalize(images),
-}
-POSTERIZE = tuple(OPERATIONS).index("Posterize")  # those before it go both ways
+TORCHVISION_BINS = 31
+GREY = 128 / 255
 
 
 def apply_drawn(
-    images: Tensor, drawn: Tensor, strengths: Tensor, operations: Sequence[Operation]
+    images: Tensor,
+    drawn: Tensor,
+    strengths: Tensor,
+    operations: Sequence[Operation],
+    *more: Tensor,
 ) -> Tensor:
     """To each sample the operation whose number it drew: images [B, C, H, W] uint8 kept.
 
-    `drawn` [B] int64 and `strengths` [B]. Looks at the numbers drawn: a GPU is waited for.
+    `drawn` [B] int64 and `strengths` [B]; `more` [B, …] is what else the operations want. Looks at
+    the numbers drawn: a GPU is waited for.
 
     Raises:
         ConfigError: the images have neither 1 nor 3 channels.
@@ -60,55 +62,9 @@ def apply_drawn(
     samples = drawn.argsort().split(counts)
     for operation, indices, count in zip(operations, samples, counts, strict=True):
         if count:
-            result[indices] = operation(images[indices], strengths[indices])
+            arguments = (each[indices] for each in (strengths, *more))
+            result[indices] = operation(images[indices], *arguments)
     return result
-
-
-@dataclass(frozen=True)
-class Space:
-    """How strong each operation is in the highest bin of the magnitude.
-
-    `translate_share` is of the side; `colour` is for brightness, saturation, contrast and
-    sharpness; `posterize` is the number of bits dropped.
-    """
-
-    shear: float
-    translate_share: float
-    translate_pixels: float
-    rotate: float
-    colour: float
-    posterize: int
-
-
-RAND_SPACE = Space(0.3, 150 / 331, 0.0, 30.0, 0.9, 4)
-TRIVIAL_SPACE = Space(0.99, 0.0, 32.0, 135.0, 0.99, 6)
-
-
-@cache
-def magnitudes(
-    space: Space, num_bins: int, height: int, width: int, device: torch.device
-) -> Tensor:
-    """The strength of each of `OPERATIONS` in each bin, without a sign: [14, num_bins]."""
-    x, y = (space.translate_share * side + space.translate_pixels for side in (width, height))
-    tops = (0.0, space.shear, space.shear, x, y, space.rotate, *[space.colour] * 4)
-    rows = [torch.linspace(0.0, top, num_bins) for top in tops]
-    rows += [8 - torch.arange(num_bins) / ((num_bins - 1) / space.posterize)]
-    rows += [torch.linspace(1.0, 0.0, num_bins)]
-    rows += [torch.zeros(num_bins)] * (len(OPERATIONS) - len(rows))
-    return torch.stack(rows).to(device)
-
-
-def signed_strengths(table: Tensor, ops: Tensor, magnitude: Tensor, negative: Tensor) -> Tensor:
-    """Strengths of the operations drawn, linear between two bins, half of them mirrored.
-
-    `table` [14, bins]; `ops` int64, `magnitude` in bins and `negative` bool: [B] → [B].
-    """
-    low = magnitude.long()
-    high = (low + 1).clamp_(max=table.shape[1] - 1)
-    start, end = table[ops, low], table[ops, high]
-    strength = start + (magnitude - low) * (end - start)
-    strength = torch.where(ops == POSTERIZE, strength.round(), strength)
-    return torch.where(negative & (ops < POSTERIZE), -strength, strength)
 
 
 def check_bins(num_bins: int) -> None:
@@ -120,13 +76,19 @@ def check_bins(num_bins: int) -> None:
 class RandAugment:
     """`num_ops` random operations after one another, all of the same magnitude.
 
-    `magnitude` is a bin, 0 to `num_bins` − 1; a fraction lies between two bins. `magnitude_std`
-    adds normal noise of so many bins for each operation, cut to the scale (timm's `mstd`, whose
-    scale ends at 10: its m9-mstd0.5 is 27 and 1.5 of 31 bins). Operations and strengths are those
-    of `torchvision.transforms.v2.RandAugment`: nearest pixel, black outside.
+    `operations` names whose operations and strengths they are. `torchvision`: those of
+    `torchvision.transforms.v2.RandAugment`; `magnitude` is a bin, 0 to `num_bins` − 1, and a
+    fraction lies between two bins. `timm`: those of its `rand-…-inc1`, and `big_vision`: those of
+    its `randaug`; the scale of both is 0 to 10. `magnitude_std` adds normal noise on that scale
+    for each operation, cut to it; each is applied with `probability`. timm's `rand-m9-mstd0.5-inc1`
+    is magnitude 9, magnitude_std 0.5, probability 0.5.
+
+    Blanks are `fill`, a share of white or one a channel, such as the data's mean; None is black for
+    torchvision and grey, level 128, for the others. Moved pixels are the nearest ones.
 
     Raises:
         ValueError: a number outside its range.
+        ConfigError: `operations` are nobody's.
 
     Source: Cubuk et al. 2020, "RandAugment".
     """
@@ -134,40 +96,95 @@ class RandAugment:
     num_ops: int = 2
     magnitude: float = 9
     magnitude_std: float = 0.0
-    num_bins: int = 31
+    num_bins: int = TORCHVISION_BINS
+    operations: str = "torchvision"
+    probability: float = 1.0
+    fill: float | Sequence[float] | None = None
 
     def __post_init__(self):
         check_bins(self.num_bins)
+        if self.operations not in tuple(SPACES):
+            asked = f"augment.policy.operations {self.operations!r} is not one of"
+            raise ConfigError(
+                f"{asked}: {', '.join(SPACES)}{nearest(str(self.operations), SPACES)}"
+            )
+        if self.operations != "torchvision" and self.num_bins != TORCHVISION_BINS:
+            raise ValueError(
+                f"augment.policy.num_bins {self.num_bins} is for operations=torchvision; the scale "
+                f"of {self.operations} is 0 to 10: leave it at {TORCHVISION_BINS}"
+            )
         if not 1 <= self.num_ops <= MOST_OPS:
             asked = f"augment.policy.num_ops {self.num_ops} is outside 1 to {MOST_OPS}"
             raise ValueError(f"{asked}; augment.policy=null switches the policy off")
-        if not 0 <= self.magnitude <= self.num_bins - 1:
-            asked = f"augment.policy.magnitude {self.magnitude} is outside 0 to {self.num_bins - 1}"
-            raise ValueError(f"{asked}, augment.policy.num_bins − 1")
+        if not 0 <= self.magnitude <= self.highest:
+            asked = f"augment.policy.magnitude {self.magnitude} is outside 0 to {self.highest}"
+            torchvisions = self.operations == "torchvision"
+            why = "augment.policy.num_bins − 1" if torchvisions else f"{self.operations}'s scale"
+            raise ValueError(f"{asked}, {why}")
         if not 0 <= self.magnitude_std < math.inf:
             raise ValueError(
-                f"augment.policy.magnitude_std {self.magnitude_std} is a number of bins: 0 or more"
+                f"augment.policy.magnitude_std {self.magnitude_std} is noise on the magnitude: "
+                "0 or more"
+            )
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"augment.policy.probability {self.probability} is outside 0 to 1")
+        if self.fill is not None and not (
+            len(self.shares) in (1, 3) and all(map(is_share, self.shares))
+        ):
+            raise ValueError(
+                f"augment.policy.fill {self.fill} is not a share of white, 0 to 1, nor one for "
+                "each of three channels; augment.policy.fill=null fills as the original does"
             )
 
+    @property
+    def highest(self) -> int:
+        """Where the scale of the magnitude ends."""
+        return self.num_bins - 1 if self.operations == "torchvision" else HIGHEST_LEVEL
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """`fill`, a number a channel or one for all; none leaves the blanks black."""
+        if self.fill is None:
+            return () if self.operations == "torchvision" else (GREY,)
+        return tuple(self.fill) if isinstance(self.fill, Sequence) else (self.fill,)
+
     def drawn(self, keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Numbers of the operations in `OPERATIONS`, and strengths: [B, L] int64, [B, L]."""
-        table = magnitudes(RAND_SPACE, self.num_bins, height, width, keys.device)
+        """Numbers of the operations in `SPACES`, and strengths: [B, L] int64, [B, L].
+
+        The number after the last operation's is that of one that is not applied.
+        """
+        count = len(SPACES[self.operations])
         ops, strengths = [], []
         for first in range(FIRST_DRAW, FIRST_DRAW + DRAWS_EACH * self.num_ops, DRAWS_EACH):
-            op = randint(keys, first + OP, len(OPERATIONS))
+            op = randint(keys, first + OP, count)
             magnitude = self.magnitude + self.magnitude_std * _normal(keys, first + NOISE)
-            magnitude = magnitude.clamp(0, self.num_bins - 1)
+            magnitude = magnitude.clamp(0, self.highest)
             negative = uniform(keys, first + SIGN) < 0.5
-            ops.append(op)
-            strengths.append(signed_strengths(table, op, magnitude, negative))
+            if self.operations == "torchvision":
+                table = magnitudes(RAND_SPACE, self.num_bins, height, width, keys.device)
+                strengths.append(signed_strengths(table, op, magnitude, negative))
+            else:
+                strengths.append(strengths_at(self.operations, op, magnitude, negative))
+            applied = uniform(keys, first + APPLIED) < self.probability
+            ops.append(torch.where(applied, op, count))
         return torch.stack(ops, dim=1), torch.stack(strengths, dim=1)
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         """[B, C, H, W] uint8, keys [B] → the same shape, augmented."""
+        fill = fill_levels(self.shares, images.shape[1], images.device) if self.shares else None
+        operations = operations_of(self.operations, fill)
         ops, strengths = self.drawn(keys, *images.shape[-2:])
-        for op, strength in zip(ops.unbind(1), strengths.unbind(1), strict=True):
-            images = apply_drawn(images, op, strength, tuple(OPERATIONS.values()))
+        for number in range(self.num_ops):
+            places: list[Tensor] = []
+            if self.operations != "torchvision":
+                first = FIRST_DRAW + DRAWS_EACH * number + PLACE
+                places.append(torch.stack([uniform(keys, first), uniform(keys, first + 1)], dim=1))
+            images = apply_drawn(images, ops[:, number], strengths[:, number], operations, *places)
         return images
+
+
+def is_share(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _normal(keys: Tensor, draw: int) -> Tensor:
