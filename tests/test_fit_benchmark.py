@@ -335,7 +335,7 @@ DIGITS = ["fit.experiments=[]", "fit.overrides=[data=digits]", "fit.peer.patch_s
 
 
 def test_parts_add_to_the_file_and_a_later_one_that_breaks_loses_none(vitfw, tmp_path, monkeypatch):
-    times = {"15 min": 900, "60 min": 1000}
+    times = {"15 min": 900, "30 min": 950, "60 min": 1000}
 
     def of_peer(name, folder, order):
         assert {file.name for file in folder.iterdir()} == {"order.json", "images.pt"}
@@ -357,6 +357,7 @@ def test_parts_add_to_the_file_and_a_later_one_that_breaks_loses_none(vitfw, tmp
     assert name == "timm" and not none
     assert [(run["schedule"], run["seed"]) for run in timm["runs"]] == [
         ("15 min", 3),
+        ("30 min", 3),
         ("60 min", 3),
     ]
     code, out, _ = vitfw(*words, "fit.only=[vitfw]")

@@ -13,6 +13,7 @@ from vitfw.benchmarks.fit_result import OURS
 from vitfw.errors import ConfigError, nearest
 
 VALIDATE_EVERY = {"cpu": 15.0, "cuda": 2.0}  # seconds of training
+PEER_MINUTES = {"cpu": (15.0, 30.0, 60.0), "cuda": (1.0, 3.0, 10.0)}
 NEEDED = {"huggingface": ("transformers", "accelerate")}
 
 
@@ -27,13 +28,13 @@ class Request:
     levels: Sequence[float]
     cap_minutes: float
     validate_every: float | None
-    peer_minutes: Sequence[float]
+    peer_minutes: Sequence[float] | None
     peer_epochs: Sequence[float] | None
     probe_seconds: float
     peer: dict[str, Any]
 
     def completed(self, device: torch.device) -> "Request":
-        """With `validate_every` and the peers' workers chosen where they are null.
+        """With what is null chosen: `validate_every`, `peer_minutes`, the peers' workers.
 
         Raises:
             ConfigError: what cannot be measured.
@@ -43,16 +44,21 @@ class Request:
                 f"suite=fit runs on cpu and cuda, not on {device.type}; accelerator=cpu"
             )
         self._check_contestants()
-        self._check_numbers()
-        every, workers = self.validate_every, self.peer["workers"]
-        return replace(
+        every, minutes, workers = self.validate_every, self.peer_minutes, self.peer["workers"]
+        if minutes is None:
+            usual = PEER_MINUTES[device.type]
+            minutes = [m for m in usual if m <= self.cap_minutes] or [self.cap_minutes]
+        completed = replace(
             self,
             validate_every=float(VALIDATE_EVERY[device.type] if every is None else every),
+            peer_minutes=minutes,
             peer={
                 **self.peer,
                 "workers": min(os.cpu_count() or 1, 8) if workers is None else workers,
             },
         )
+        completed._check_numbers()
+        return completed
 
     def _check_contestants(self) -> None:
         known = (OURS, *PEERS)
@@ -87,9 +93,9 @@ class Request:
             raise ConfigError("fit.peer.weight_decay must be at least 0")
         if not 0 <= self.peer["warmup_share"] < 1:
             raise ConfigError("fit.peer.warmup_share is a share of the steps, such as 0.1")
-        if self.peer_epochs is None and max(self.peer_minutes) > self.cap_minutes:
+        if self.peer_epochs is None and max(self.peer_minutes or ()) > self.cap_minutes:
             raise ConfigError(
-                f"fit.peer_minutes={list(self.peer_minutes)} are schedules longer than "
+                f"fit.peer_minutes={list(self.peer_minutes or ())} are schedules longer than "
                 f"fit.cap_minutes={self.cap_minutes}, which would not end; "
                 f"fit.peer_minutes=[{self.cap_minutes}]"
             )
@@ -113,7 +119,7 @@ class Request:
             ]
         return [
             (f"{number:g} min", {"epochs": None, "schedule_seconds": 60.0 * number})
-            for number in self.peer_minutes
+            for number in self.peer_minutes or ()
         ]
 
     def words(self, experiment: str | None, seed: int) -> list[str]:
