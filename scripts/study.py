@@ -4,8 +4,8 @@ python scripts/study.py benchmarks/studies/NAME.yaml [--workers 2] [--folder run
 
 Each run is a `vitfw train` in a process of its own, with one thread and one core of its own, so
 that speeds within a study compare. Runs that have ended are not run again: a study that was
-stopped goes on when the same command is given. It writes benchmarks/results/study_NAME.json and
-prints a table.
+stopped goes on when the same command is given; one whose runs would now be others is refused. It
+writes benchmarks/results/study_NAME.json and prints a table.
 
 The file has `common` overrides, `seeds`, a `metric` of metrics.json, `first` (runs that others
 begin from) and `runs`: name → overrides, in which {folder} and {seed} stand for what they say. What
@@ -28,6 +28,8 @@ import torch
 import yaml
 
 from vitfw.benchmarks.record import store
+from vitfw.config import compose, to_plain
+from vitfw.start import differences
 
 ROOT = Path(__file__).resolve().parents[1]
 Job = tuple[str, int, list[str]]  # name of the run, seed, overrides
@@ -47,12 +49,11 @@ def folder_of(folder: Path, name: str, seed: int) -> Path:
 
 def run(job: Job, folder: Path, cores: "Queue[int]") -> dict[str, Any]:
     """The metrics of a run, which is made unless it has been."""
-    name, seed, words = job
+    name, seed, _ = job
     place = folder_of(folder, name, seed)
     if not (place / "metrics.json").exists():
         core = cores.get()
-        told = [word.format(folder=folder, seed=seed) for word in words]
-        command = [sys.executable, "-m", "vitfw", "train", *told, f"seed={seed}"]
+        command = [sys.executable, "-m", "vitfw", "train", *words_of(job, folder)]
         ended = subprocess.run(
             [*command, f"run_dir={place}"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -64,6 +65,26 @@ def run(job: Job, folder: Path, cores: "Queue[int]") -> dict[str, Any]:
         if ended.returncode:
             raise SystemExit(f"{name}, seed {seed}: {ended.stderr[-2000:]}")
     return json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+
+
+def words_of(job: Job, folder: Path) -> list[str]:
+    """What `vitfw train` is told."""
+    _, seed, words = job
+    return [*(word.format(folder=folder, seed=seed) for word in words), f"seed={seed}"]
+
+
+def refuse_another(job: Job, folder: Path) -> None:
+    """Raises SystemExit if the run that was kept is not the one that the job would make today."""
+    place = folder_of(folder, *job[:2])
+    if not (place / "metrics.json").exists():
+        return
+    saved = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    now = to_plain(compose("train", words_of(job, folder)))
+    if changed := differences(saved, now):
+        raise SystemExit(
+            f"{place} holds a run of another config: {'; '.join(changed)}. Give another --folder, "
+            "or remove it"
+        )
 
 
 def summary(study: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -82,6 +103,7 @@ def summary(study: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> di
             "difference": round(statistics.mean(differences), 5),
             "relative_speed": round(speed / usual, 3) if usual else None,
             "params": metrics[0]["params"],
+            "git_commits": sorted({str(one.get("git_commit")) for one in metrics}),
         }
     return rows
 
@@ -112,6 +134,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in ("first", "runs"):
         jobs = jobs_of(study, stage)
+        for job in jobs:
+            refuse_another(job, folder)
         with ThreadPoolExecutor(asked.workers) as pool:
             results = pool.map(lambda job: run(job, folder, cores), jobs)
             for number, (job, metrics) in enumerate(zip(jobs, results, strict=True), start=1):

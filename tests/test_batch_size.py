@@ -16,6 +16,7 @@ from vitfw.batch_size import (
 from vitfw.building import build
 from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
+from vitfw.models.vit import VisionTransformer
 
 CUDA_SAYS = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 CPU_SAYS = RuntimeError(
@@ -154,6 +155,34 @@ def test_the_trial_leaves_net_and_random_numbers_as_they_are(optimizer):
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_of_patch_sizes_that_are_drawn_the_trial_has_the_smallest():
+    """Most tokens: [B, 1 + 16, D] of patches of 2 on images of 8 pixels."""
+    net = VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=1,
+        num_classes=3,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        flexi_patch_sizes=[2, 4, 8],
+    )
+    seen = []
+
+    def optimizer(trained):
+        trained.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+        return torch.optim.SGD(trained.parameters(), lr=0.1)
+
+    cpu = torch.device("cpu")
+    memory_trial(net, nn.CrossEntropyLoss(), (1, 8, 8), 3, optimizer, cpu, "32-true")(2)
+    assert seen == [17, 17]
+
+
+def test_an_option_that_the_optimizer_refuses_is_told_in_one_line():
+    with pytest.raises(ConfigError, match=r"^optimizer or scheduler: .*beta"):
+        fit_to_memory(*configure("optimizer=adamw", "optimizer.betas=[1.5,0.9]"))
 
 
 # ── in a run ──────────────────────────────────────────────────────────────────────────────────

@@ -67,6 +67,11 @@ def test_any_other_schedule_is_left_as_it_is(directory):
     assert branch.limits(options, steps_per_epoch=10) == options
 
 
+def test_snapshots_of_the_trunk_are_not_counted_again(trunk, directory):
+    with pytest.raises(ConfigError, match="average=none or average=ema"):
+        find_branch(cooling(trunk, "average=swa"), directory)
+
+
 def test_it_begins_at_the_step_and_the_rate_of_the_checkpoint(trunk, directory):
     cfg = cooling(trunk)
     branch = find_branch(cfg, directory)

@@ -230,5 +230,7 @@ def test_validation_on_features_equals_validation_of_the_whole_net_on_images(dat
 def test_without_validation_images_a_grid_is_refused(tmp_path):
     bare = ImageData("digits", tmp_path, val_share=0.0, batch_size=64)
     bare.setup("fit")
+    probe = LinearProbe(small_net(), num_classes=10, lr_factors=[0.1, 1.0])
     with pytest.raises(ConfigError, match="data.val_share=0.1"):
-        fit(bare, tmp_path / "f", epochs=1)
+        probe.check_data(bare.count("val"))
+    LinearProbe(small_net(), num_classes=10, lr_factors=[1.0]).check_data(0)

@@ -44,7 +44,10 @@ def test_a_masked_autoencoder_is_not_told_to_predict_and_what_it_tells_works(tra
 
 
 def test_a_probe_leaves_no_features_and_an_ordinary_checkpoint(train):
-    out, folder = train("method=linear_probe", "augment=none", "scheduler=cosine")
+    _, first = train("trainer.max_epochs=1")
+    start = first.rename(first.with_name("first")) / "checkpoints" / "last.ckpt"
+    words = ["method=linear_probe", "augment=none", "scheduler=cosine", f"init_from={start}"]
+    out, folder = train(*words)
     assert (folder / "metrics.json").is_file() and not (folder / "features").exists()
     _, command, *words = closing_words(out, "once more")
     assert command == "evaluate" and words == [f"checkpoint={folder}/checkpoints/best.ckpt"]

@@ -17,6 +17,7 @@ from report_page import Page
 from torch._utils import ExceptionWrapper
 
 from vitfw.cli.main import main
+from vitfw.config import compose, to_plain
 from vitfw.figure import Figure
 from vitfw.finish.account import figures_of, predictions_of
 from vitfw.finish.cause import going_on, in_one_line, ways_out
@@ -96,7 +97,7 @@ def made_run(folder: Path, **changes: Any) -> Run:
         "learner": None,
         "data": SimpleNamespace(classes=("ant", "bee"), num_workers=4, batch_size=64),
         "callbacks": {},
-        "cfg": {"resume": "auto", "scheduler": {"_target_": "x"}},
+        "cfg": to_plain(compose("train", ["run_dir=x"])),
         "overrides": ["optimizer.lr=0.1"],
         "directory": RunDirectory(folder),
     }
@@ -172,6 +173,20 @@ def test_an_error_from_a_worker_process_is_told_by_its_own_words():
 )
 def test_what_helps_against_want_of_memory_is_named(tmp_path, error, typed):
     (advice,) = ways_out(error, made_run(tmp_path))
+    assert advice.typed == typed
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ("auto_batch_size=true", "data.batch_size=32 trainer.accumulate_grad_batches=2"),
+        ("method=mae", "data.batch_size=32 trainer.accumulate_grad_batches=2"),
+        ("optimizer=sam", "data.batch_size=32"),
+    ],
+)
+def test_where_no_batch_can_be_found_by_trying_the_half_is_proposed(tmp_path, words, typed):
+    cfg = to_plain(compose("train", ["run_dir=x", words]))
+    (advice,) = ways_out(MemoryError(), made_run(tmp_path, cfg=cfg))
     assert advice.typed == typed
 
 

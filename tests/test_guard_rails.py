@@ -34,6 +34,7 @@ SOUND = Plan(
     device_batch=128,
     batch_size=128,
     total_steps=35_000,
+    max_steps=None,
     warmup_steps=1_750,
     lr=1e-3,
     lr_factor=1.0,
@@ -61,6 +62,11 @@ CASES = {
         {"train_images": 1_000, "batch_size": 1_024, "device_batch": 256},
         ("1,024 images", "1.0 times", "1,000", "data.batch_size=125"),
         {"train_images": 1_000, "batch_size": 500},
+    ),
+    "unreached_steps": (
+        {"max_steps": 100_000},
+        ("trainer.max_steps=100,000", "35,000 steps", "trainer.max_epochs=null"),
+        {"max_steps": 35_000},
     ),
     "long_warmup": (
         {"warmup_steps": 500, "total_steps": 400, "average_memory": None},
@@ -296,6 +302,7 @@ def test_no_shipped_experiment_is_warned_of(name):
     [
         (["model.patch_size=4"], "few_tokens"),
         (["trainer.accumulate_grad_batches=12"], "large_batch"),
+        (["trainer.max_steps=801"], "unreached_steps"),
         (["scheduler.warmup=50ep"], "long_warmup"),
         (["optimizer.lr=0.03"], "unusual_lr"),
         (["optimizer=sgd", "optimizer.lr=1.0"], "unusual_lr"),
@@ -306,6 +313,7 @@ def test_no_shipped_experiment_is_warned_of(name):
         (["model.depth=1", "model.drop_path_rate=0.1"], "drop_path_of_one_block"),
         (["optimizer=timm", "optimizer.lr=0.03"], "unusual_lr"),
         (["average=ema", "average.warmup=false"], "slow_average"),
+        (["average=ema", "average.warmup=false", "trainer.max_epochs=500"], "slow_average"),
         (["average=swa"], "still_average"),
         (["average=swa", "scheduler=wsd"], "still_average"),
         (["optimizer=schedule_free"], "lowered_schedule_free"),
@@ -330,6 +338,8 @@ def test_a_command_that_will_not_work_is_warned_of(overrides, rule):
     "overrides",
     [
         ["optimizer.lr=0.01"],
+        ["trainer.max_steps=100"],
+        ["trainer.max_steps=801", "trainer.max_epochs=null"],
         ["optimizer=sgd"],  # its own default is the usual then
         ["model.embed_layer=conv_stem", "model.pos_embed=none"],
         ["average=ema"],  # its warm-up forgets the start
@@ -354,6 +364,25 @@ def read_digits(*overrides: str) -> ImageData:
     data = build({**cfg["data"], "augment": cfg["augment"]})
     data.setup("fit")
     return data
+
+
+@pytest.mark.parametrize("total_steps", [15, 2_000, 25_000, 3_000_000])
+def test_the_decay_that_is_proposed_is_accepted_and_ends_the_warning(total_steps):
+    plan = replace(SOUND, total_steps=total_steps, warmup_steps=0, average_memory=1e7)
+    (concern,) = check_plan(plan)
+    decay = float(re.search(r"average\.decay=([\d.]+)", concern.message)[1])
+    cfg = to_plain(compose("train", ["average=ema", f"average.decay={decay}"]))
+    build(cfg["average"])(nn.Linear(1, 1), total_steps=total_steps, steps_per_epoch=1)
+    memory = ema_memory(total_steps, decay, warmup=False)
+    assert check_plan(replace(plan, average_memory=memory)) == []
+
+
+def test_weights_of_timms_own_are_no_start_from_scratch(monkeypatch):
+    """Without a network, so that the net is any."""
+    monkeypatch.setitem(globals(), "build_net", lambda cfg: nn.Linear(1, 1))
+    words = ["model=timm", "model.name=resnet10t", "data=fake", "data.num_classes=3"]
+    assert plan_for(*words).from_scratch
+    assert not plan_for(*words, "model.pretrained=true").from_scratch
 
 
 def test_enlarged_and_mirrored_images_are_seen():

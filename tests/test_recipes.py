@@ -265,7 +265,8 @@ def test_the_command_of_the_plain_recipe_shows_images_from_minus_one_to_one():
 
 
 def test_torchvisions_head_and_tokens_start_as_theirs():
-    cfg = configured("recipe=torchvision", *MODELS["torchvision"], "model.depth=1", "data=imagenet")
+    words = ["recipe=torchvision", *MODELS["torchvision"], "model.weight_init=vit"]
+    cfg = configured(*words, "model.depth=1", "data=imagenet")
     ours = build_net(cfg)
     theirs = torchvision.models.VisionTransformer(64, 16, 1, 12, 768, 3072)
     assert not theirs.heads.head.weight.any() and not ours.head.weight.any()

@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_net_is_refused_before_anything_is_written(confi
 def test_only_a_new_run_takes_weights(net, save, tmp_path):
     path = save(tmp_path / "last.ckpt", model=MODEL)
     other = VisionTransformer(**TINY, num_classes=3)
-    images = {"mean": [0.5], "std": [0.5]}
+    images = {"mean": [0.5], "std": [0.5], "classes": []}
     assert Start(checkpoint=path, weights=str(path)).initialise(other, **images) is None
     assert Start().initialise(other, **images) is None
     assert not torch.equal(other.head.weight, net.head.weight)
@@ -190,5 +190,5 @@ def test_only_a_new_run_takes_weights(net, save, tmp_path):
 def test_a_new_run_says_which_tensors_it_made_anew(save, tmp_path):
     path = save(tmp_path / "last.ckpt", model=MODEL)
     other = VisionTransformer(**TINY, num_classes=8)
-    report = Start(weights=str(path)).initialise(other, mean=[0.5], std=[0.5])
+    report = Start(weights=str(path)).initialise(other, [0.5], [0.5], classes=[])
     assert report is not None and list(report.remade) == ["head.weight", "head.bias"]

@@ -3,12 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import study
 import yaml
 
-from vitfw.config import compose
+from vitfw.config import as_yaml, compose, to_plain
 
 STUDIES = sorted((Path(__file__).parents[1] / "benchmarks" / "studies").glob("*.yaml"))
 
@@ -45,6 +46,23 @@ def test_differences_are_taken_seed_by_seed():
     assert "| less | 80.00 ± 0.00 | -5.00 | 1.00 × |" in study.table(rows)
 
 
+def keep_run(place: Path, *words: str) -> None:
+    """As `vitfw train` leaves it behind."""
+    place.mkdir(parents=True)
+    (place / "metrics.json").write_text(json.dumps(ended(0.5, 10.0)))
+    (place / "config.yaml").write_text(as_yaml(to_plain(compose("train", list(words)))))
+
+
+def test_the_run_of_a_study_that_has_changed_is_not_taken_for_its_own(tmp_path):
+    keep_run(tmp_path / "plain-0", "trainer.max_epochs=4", "seed=0")
+    job = ("Plain", 0, ["trainer.max_epochs=4"])
+    study.refuse_another(job, tmp_path)
+    assert study.run(job, tmp_path, Queue())["val/accuracy_best"] == 0.5
+    study.refuse_another(("Other", 0, ["trainer.max_epochs=8"]), tmp_path)  # is not made yet
+    with pytest.raises(SystemExit, match=r"trainer\.max_epochs: 4 → 8.* --folder"):
+        study.refuse_another(("Plain", 0, ["trainer.max_epochs=8"]), tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_that_has_ended_is_not_made_again(tmp_path, monkeypatch, capsys):
     asked = {
@@ -54,9 +72,7 @@ def test_a_run_that_has_ended_is_not_made_again(tmp_path, monkeypatch, capsys):
         "runs": {"Plain": [], "no decay": ["optimizer.weight_decay=0.0"]},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(asked))
-    place = study.folder_of(tmp_path / "runs" / "small", "Plain", 0)
-    place.mkdir(parents=True)
-    (place / "metrics.json").write_text(json.dumps(ended(0.5, 10.0)))
+    keep_run(study.folder_of(tmp_path / "runs/small", "Plain", 0), *asked["common"], "seed=0")
     monkeypatch.setattr(study, "ROOT", tmp_path)
     words = [str(tmp_path / "small.yaml"), "--folder", str(tmp_path / "runs"), "--workers", "1"]
     monkeypatch.setattr(sys, "argv", ["study.py", *words])

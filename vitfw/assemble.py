@@ -22,6 +22,7 @@ from vitfw.teacher import load_teacher
 from vitfw.token_limit import check_tokens
 from vitfw.training.learner import Learner
 from vitfw.training.lr_scaling import scaled_lr
+from vitfw.training.optimizers import naming_optimizer
 from vitfw.training.precision import best_precision, resolve_accelerator
 
 Config = dict[str, Any]
@@ -113,7 +114,9 @@ def build_learner(
         options["teacher"] = load_teacher(
             cfg["method"]["teacher"], data.classes, data.mean, data.std
         )
-    return build(cfg["method"], **options)
+    learner: Learner = build(cfg["method"], **options)
+    learner.check_data(data.count("val"))
+    return learner
 
 
 def try_optimizer(learner: Learner) -> Optimizer:
@@ -122,14 +125,9 @@ def try_optimizer(learner: Learner) -> Optimizer:
     Raises:
         ConfigError: options of the optimizer or the schedule that cannot be.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a scheduler that is never stepped
-            made = learner.configure_optimizers()
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"optimizer or scheduler: {error}") from error
+    with naming_optimizer(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a scheduler that is never stepped
+        made = learner.configure_optimizers()
     return made["optimizer"]
 
 

@@ -20,10 +20,9 @@ from vitfw.console import log
 from vitfw.errors import ConfigError
 from vitfw.interop.source import is_our_model
 from vitfw.models.patch_embed import as_pair
-from vitfw.request_check import SAM, world_size
-from vitfw.target import comes_from
-from vitfw.training import classifier, distillation
+from vitfw.request_check import check_automatic
 from vitfw.training.adaptation import adapt
+from vitfw.training.optimizers import naming_optimizer
 from vitfw.training.precision import AUTOCAST
 
 Config = dict[str, Any]
@@ -63,32 +62,6 @@ def fit_to_memory(
     accumulation = {"accumulate_grad_batches": found[1]}
     trainer = {**cfg["trainer"], **accumulation}
     return {**cfg, "data": data, "trainer": trainer}, {**trainer_options, **accumulation}
-
-
-def check_automatic(cfg: Config, trainer_options: Config) -> None:
-    """Raises ConfigError for a run whose batch size cannot be found by trying."""
-    instead = "type a smaller data.batch_size where memory runs out, and auto_batch_size=false"
-    if not comes_from(cfg["method"], classifier, distillation):
-        method = cfg["method"]["_target_"]
-        raise ConfigError(
-            "auto_batch_size=true tries a step of supervised training, and "
-            f"{method.rpartition('.')[2]} trains otherwise; {instead}"
-        )
-    if cfg["optimizer"]["_target_"] == SAM:
-        raise ConfigError(
-            "auto_batch_size=true gathers a step from several batches, and optimizer=sam looks at "
-            f"each batch twice, which cannot be gathered; {instead}"
-        )
-    if not is_alone(trainer_options):
-        raise ConfigError(
-            "auto_batch_size=true is for one process, since several would each find a number of "
-            f"their own; {instead}, or trainer.devices=1"
-        )
-
-
-def is_alone(trainer_options: Config) -> bool:
-    """Whether one process trains, as far as the options and a launcher's variables tell."""
-    return world_size(trainer_options) == 1 and os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def what_to_lower(model: Config) -> str:
@@ -147,12 +120,15 @@ def trial_of(cfg: Config, trainer_options: Config) -> Callable[[int], None]:
     """The trial of a supervised step with the net, loss and optimizer that the config names."""
     net: nn.Module = build(cfg["model"])
     adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"])
+    optimizer = build(cfg["optimizer"])
+    with naming_optimizer():
+        optimizer(copy.deepcopy(net))
     return memory_trial(
         net,
         build(cfg["loss"]),
         (cfg["data"]["channels"], *as_pair(cfg["data"]["img_size"])),
         cfg["data"]["num_classes"],
-        build(cfg["optimizer"]),
+        optimizer,
         device_of(trainer_options),
         str(trainer_options["precision"]),
     )
@@ -186,7 +162,9 @@ def memory_trial(
 
     def try_batch(batch_size: int) -> None:
         with torch.random.fork_rng():
-            trained = copy.deepcopy(net).to(device, dtype).train()
+            trained: Any = copy.deepcopy(net).to(device, dtype).train()
+            if sizes := getattr(trained, "flexi_patch_sizes", ()):
+                trained.drawn_patch_size = min(sizes)  # the most tokens
             criterion = copy.deepcopy(loss).to(device)
             stepper = optimizer(trained)
             set_to_train = getattr(stepper, "train", None)  # of schedule-free optimizers

@@ -13,8 +13,11 @@ from typing import Any
 from vitfw.checkpoint import load_file, read_passport
 from vitfw.errors import ConfigError
 from vitfw.run_directory import RunDirectory
+from vitfw.target import target_of
 from vitfw.training.schedules import cooldown_steps, is_cooldown
+from vitfw.training.weight_average import swa
 
+SWA = target_of(swa)
 Config = dict[str, Any]
 
 
@@ -60,6 +63,11 @@ def find_branch(cfg: Config, directory: RunDirectory) -> Branch:
     """
     if not is_cooldown(cfg["scheduler"]):
         return Branch(cfg, cfg["resume"])
+    if cfg["average"].get("_target_") == SWA:
+        raise ConfigError(
+            "average=swa takes the place of a cooldown, and counts the weights it averages from a "
+            "start in its own run; cool down a run with average=none or average=ema"
+        )
     resume = cfg["resume"]
     if resume in (None, "auto"):
         raise ConfigError(

@@ -21,14 +21,11 @@ from vitfw.data.reading.image_folder import SUFFIXES
 from vitfw.data.transforms import normalise
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import fit
-from vitfw.interop.source import is_our_model, of_checkpoint, read_net
+from vitfw.interop.source import is_our_model, of_checkpoint, pretrained_by_masking, read_net
 from vitfw.models.patch_embed import as_pair
-from vitfw.target import target_of
 from vitfw.token_limit import check_tokens
-from vitfw.training.masked_autoencoder import MaskedAutoencoder
 from vitfw.training.precision import AUTOCAST, best_precision, resolve_accelerator
 
-MASKED_AUTOENCODER = target_of(MaskedAutoencoder)
 PRECISIONS = {**AUTOCAST, "32-true": None, "32": None}
 TRUE_HALF = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}  # matrices multiply alike
 
@@ -78,11 +75,6 @@ def load_classifier(
     net, passport = load_net(checkpoint, changes, weights)
     refuse_untrained_head(passport, checkpoint)
     return net, passport
-
-
-def pretrained_by_masking(passport: Passport) -> bool:
-    """Whether pooling and head of the net are as they were drawn; the encoder alone is trained."""
-    return passport.config.get("method", {}).get("_target_") == MASKED_AUTOENCODER
 
 
 def refuse_untrained_head(passport: Passport, checkpoint: Path) -> None:

@@ -1,17 +1,16 @@
 """What was asked for and does not fit together, said before any data are read."""
 
+import os
 from typing import Any
 
 import torch
 
-from vitfw.data.augment.progressive import scaled_to
 from vitfw.errors import ConfigError
 from vitfw.inference import check_probed_pooling
-from vitfw.interop.source import is_our_model
-from vitfw.models.patch_embed import as_pair
+from vitfw.progressive_check import check_progressive
 from vitfw.target import comes_from, target_of
 from vitfw.teacher import check_teacher
-from vitfw.training import distillation, linear_probe, masked_autoencoder, optimizers
+from vitfw.training import classifier, distillation, linear_probe, masked_autoencoder, optimizers
 from vitfw.training.adaptation import check_lora
 
 Config = dict[str, Any]
@@ -62,33 +61,6 @@ def check_optimizer(cfg: Config, trainer_options: Config) -> None:
             raise ConfigError("optimizer=schedule_free needs callbacks.schedule_free")
 
 
-def check_progressive(cfg: Config) -> None:
-    """Raises ConfigError where the model cannot take the smaller images of the first epochs."""
-    sizes = cfg["augment"]["progressive"]["sizes"]
-    model = cfg["model"]
-    if not sizes or not is_our_model(model):
-        return
-    if not model.get("dynamic_img_size"):
-        raise ConfigError(
-            f"augment.progressive.sizes={sizes} needs a model that takes images of any size: "
-            "model.dynamic_img_size=true"
-        )
-    patch = max(as_pair(model.get("patch_size", 16)))
-    full = as_pair(model["img_size"])
-    for size in sizes:
-        sides = scaled_to(size, full)
-        if any(side % patch for side in sides):
-            raise ConfigError(
-                f"augment.progressive.sizes={sizes}: images of {sides[0]}×{sides[1]} are no whole "
-                f"number of patches of {patch}"
-            )
-        if size > min(full):
-            raise ConfigError(
-                f"augment.progressive.sizes={sizes}: the model's images have {min(full)} pixels; "
-                "give smaller sizes"
-            )
-
-
 def check_clipping(options: Config) -> None:
     """Raises ConfigError for a way to clip that is none, or one without its value."""
     algorithm, value = options["gradient_clip_algorithm"], options["gradient_clip_val"]
@@ -103,6 +75,32 @@ def check_clipping(options: Config) -> None:
             f"trainer.gradient_clip_algorithm={algorithm} needs trainer.gradient_clip_val=…, "
             "such as 0.01 for agc, 1.0 for the others"
         )
+
+
+def check_automatic(cfg: Config, trainer_options: Config) -> None:
+    """Raises ConfigError for a run whose batch size cannot be found by trying."""
+    instead = "type a smaller data.batch_size where memory runs out, and auto_batch_size=false"
+    if not comes_from(cfg["method"], classifier, distillation):
+        method = cfg["method"]["_target_"]
+        raise ConfigError(
+            "auto_batch_size=true tries a step of supervised training, and "
+            f"{method.rpartition('.')[2]} trains otherwise; {instead}"
+        )
+    if cfg["optimizer"]["_target_"] == SAM:
+        raise ConfigError(
+            "auto_batch_size=true gathers a step from several batches, and optimizer=sam looks at "
+            f"each batch twice, which cannot be gathered; {instead}"
+        )
+    if not is_alone(trainer_options):
+        raise ConfigError(
+            "auto_batch_size=true is for one process, since several would each find a number of "
+            f"their own; {instead}, or trainer.devices=1"
+        )
+
+
+def is_alone(trainer_options: Config) -> bool:
+    """Whether one process trains, as far as the options and a launcher's variables tell."""
+    return world_size(trainer_options) == 1 and os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def check_counts(options: Config) -> None:

@@ -9,10 +9,14 @@ from torch import nn
 
 from vitfw.checkpoint import load_weights, passport_of
 from vitfw.config import flatten
+from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.interop.fit import initialise_from
 from vitfw.interop.report import LoadReport
 from vitfw.run_directory import RunDirectory
+from vitfw.target import comes_from
+from vitfw.training import linear_probe
+from vitfw.training.adaptation import adapt
 
 # A change of these makes it another optimisation: going on would be neither the old run nor a new.
 DECISIVE = (
@@ -82,15 +86,31 @@ class Start:
         load_weights(net, weights, str(self.checkpoint))
 
     def initialise(
-        self, net: nn.Module, mean: Sequence[float], std: Sequence[float]
+        self, net: nn.Module, mean: Sequence[float], std: Sequence[float], classes: Sequence[str]
     ) -> LoadReport | None:
         """Load the weights of `init_from`, if there are any; says what became of each tensor.
 
-        `mean` and `std` are those that the images of this run are normalised with.
+        `mean` and `std` are those that the images of this run are normalised with, `classes` what
+        its labels are called.
         """
         if self.checkpoint is not None or self.weights is None:
             return None
-        return initialise_from(net, self.weights, mean, std)
+        return initialise_from(net, self.weights, mean, std, classes)
+
+    def begin(
+        self, net: nn.Module, cfg: dict[str, Any], data: ClassificationData
+    ) -> LoadReport | None:
+        """`initialise`, then freeze what is not to be trained.
+
+        Raises:
+            ConfigError: as `initialise_from` and `adapt`; or a probe of parts that are random.
+        """
+        report = self.initialise(net, data.mean, data.std, data.classes)
+        anew = report.remade if report else {}
+        if comes_from(cfg["method"], linear_probe):
+            linear_probe.check_features(net, anew)
+        adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"], anew)
+        return report
 
 
 def find_start(directory: RunDirectory, resume: str | None, init_from: str | None) -> Start:

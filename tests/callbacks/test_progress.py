@@ -59,10 +59,21 @@ def screen(monkeypatch):
     return lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue())
 
 
-def trainer_of(*callbacks: L.Callback) -> L.Trainer:
+class Bars(L.Callback):
+    """How far the bar of the training is after each batch, and how far it goes."""
+
+    def __init__(self):
+        self.seen: list[tuple[float, float | None]] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        (task,) = trainer.progress_bar_callback._progress.tasks
+        self.seen.append((task.completed, task.total))
+
+
+def trainer_of(*callbacks: L.Callback, **options) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        **{"max_epochs": 1, **options},
         logger=False,
         callbacks=[RunProgress(), Slow(), *callbacks],
         enable_checkpointing=False,
@@ -106,6 +117,16 @@ def test_a_training_on_a_terminal_names_the_validation_in_its_one_bar(screen):
     assert any(line.startswith("epoch 1/1") for line in drawn)
     assert any(line.startswith("validation") for line in drawn)
     assert max(map(len, drawn)) <= 80
+
+
+@pytest.mark.usefixtures("screen")
+@pytest.mark.parametrize("gathered, steps, taken", [(1, 6, 6), (2, 5, 10), (3, 3, 7), (9, 2, 8)])
+def test_the_bar_of_a_training_is_full_after_its_last_batch(gathered, steps, taken):
+    """Four batches make an epoch; those that are left at its end are a step, too."""
+    bars = Bars()
+    limits = {"max_epochs": -1, "max_steps": steps, "accumulate_grad_batches": gathered}
+    trainer_of(bars, **limits).fit(Classifier(small_net(), 3, optimizer=sgd), batches(4))
+    assert bars.seen == [(number, taken) for number in range(1, taken + 1)]
 
 
 def test_short_evaluations_are_not_told_of(lines, monkeypatch):

@@ -6,15 +6,16 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from PIL import Image
 from torch.optim.lr_scheduler import ExponentialLR
 
 from vitfw.callbacks.lr_range_test import Findings, LRRangeTest, exponential_rise, rate_at
-from vitfw.cli.find_lr import command, describe
+from vitfw.cli.find_lr import OPTIONS, command, describe, prepare
 from vitfw.cli.main import main
-from vitfw.config import compose
+from vitfw.config import compose, to_plain
 from vitfw.range_test_plot import range_test_plot
 from vitfw.training.classifier import Classifier
 
@@ -170,6 +171,33 @@ FAKE = ["data=fake", "data.native_size=8", "data.num_images=256", "data.batch_si
 def losses_of(*words: str) -> list[float]:
     assert main(["find_lr", *FAKE, "steps=20", "run_dir=x", *words]) == 0
     return json.loads(Path("x/find_lr.json").read_text())["loss"]
+
+
+class Batches(L.Callback):
+    """Sizes of the images of a training, and whether their targets are soft."""
+
+    def __init__(self):
+        self.seen: list[tuple[int, bool]] = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        images, targets = batch
+        self.seen.append((images.shape[-1], targets.dim() == 2))
+
+
+@pytest.mark.parametrize("off_share, mixed", [(0.4355, True), (1.0, False)])
+def test_every_batch_is_augmented_as_the_first_of_a_run(off_share, mixed, tmp_path, monkeypatch):
+    """A loss that falls because mixing ends or images grow tells nothing of the rate."""
+    monkeypatch.chdir(tmp_path)
+    words = ["model.dynamic_img_size=true", "steps=20", "max_lr=1e-3", "run_dir=x"]
+    words += ["augment.progressive.sizes=[4,6]", "augment.progressive.until=[0.3,0.7]"]
+    words += ["augment.mixing.mixup=0.8", f"augment.mixing.off_share={off_share}"]
+    cfg = to_plain(compose("find_lr", [*FAKE, *words]))
+    batches = Batches()
+    test = LRRangeTest(**{name: cfg[name] for name in OPTIONS})
+    trainer, learner, data = prepare(cfg, test)
+    trainer.callbacks.append(batches)
+    trainer.fit(learner, datamodule=data)
+    assert batches.seen == [(4, mixed)] * 20
 
 
 def test_the_loss_with_sam_is_the_one_before_it_climbs(tmp_path, monkeypatch):

@@ -325,9 +325,25 @@ class Recorder(L.LightningModule):
         return None
 
 
-def recorded(folder, data: ImageData, **options) -> Recorder:
+class SteppingRecorder(Recorder):
+    """The same, with optimizer steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = True
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, _):
+        super().training_step(batch, _)
+        return self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def recorded(folder, data: ImageData, recorder: Recorder | None = None, **options) -> Recorder:
     """What a model is given in a real training."""
-    recorder = Recorder()
+    recorder = recorder or Recorder()
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
@@ -417,12 +433,27 @@ def test_mixing_is_off_for_the_last_share_of_a_real_training(
     assert found == [True] * soft + [False] * (steps - soft)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "gathered, steps, batches", [(4, 3, 10), (4, 4, 12), (5, 3, 11), (8, 2, 12)]
+)
+def test_mixing_is_off_in_time_where_an_epochs_last_step_is_short(
+    tmp_path, gathered, steps, batches
+):
+    """Six batches make an epoch; those that are left at its end are a step, too."""
+    limits = {"max_epochs": -1, "max_steps": steps, "accumulate_grad_batches": gathered}
+    recorder = recorded(tmp_path, mixed(0.5), SteppingRecorder(), **limits, limit_val_batches=0)
+    soft = (batches + 1) // 2
+    assert soft_steps(recorder) == [True] * soft + [False] * (batches - soft)
+
+
 @pytest.mark.parametrize(
     "limits, total",
     [
         ({"max_epochs": 4}, 24),
         ({"max_epochs": -1, "max_steps": 20}, 20),
         ({"max_epochs": 4, "max_steps": 5, "accumulate_grad_batches": 3}, 15),
+        ({"max_epochs": -1, "max_steps": 9, "accumulate_grad_batches": 4}, 28),
         ({"max_epochs": 1, "max_steps": 12}, 6),
         ({"max_epochs": 10, "num_training_batches": 2}, 20),
     ],
@@ -607,3 +638,8 @@ def test_fake_images_have_the_size_and_number_asked_for():
     images, labels = prepared(data, data.train_dataloader())
     assert images.shape == (60, 3, 10, 10)
     assert labels.bincount().tolist() == [15] * 4
+
+
+def test_rare_classes_are_not_made_up_for_twice(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.sampling=balanced .* data\.class_weights=sqrt"):
+        ImageData("digits", tmp_path, sampling="balanced", class_weights="sqrt")

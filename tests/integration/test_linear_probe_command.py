@@ -14,6 +14,7 @@ from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
 from vitfw.training.linear_probe import check_config
 
+LIMITED = ["trainer.limit_val_batches=0"]
 SHORT = ["trainer.max_epochs=2", "data.val_share=0.2"]
 
 
@@ -79,6 +80,16 @@ def test_neighbours_vote_without_the_head(digits_run: Run, tmp_path):
         (["augment=shift"], "augment=none"),
         (["augment.hflip=0.5"], "method.views=2"),
         (["augment.mixing.mixup=0.2"], "augment=none"),
+        (["augment.progressive.sizes=[4]"], "augment=none"),
+        (["average=ema"], "average=none"),
+        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=null"),
+        (LIMITED, "limit_val_batches=0 leaves none"),
+        (
+            [*LIMITED, "method.lr_factors=[1.0]", "method.weight_decays=[0.0,1e-4]"],
+            "method.weight_decays=null",
+        ),
+        (["trainer.check_val_every_n_epoch=90"], "check_val_every_n_epoch=90 leaves none"),
+        (["init_from=null"], "random weights; give init_from=…"),
         (["freeze=[blocks.0.*]"], "recipe=finetune"),
         (["lora.rank=4"], "recipe=finetune"),
     ],
@@ -86,8 +97,26 @@ def test_neighbours_vote_without_the_head(digits_run: Run, tmp_path):
 def test_options_that_a_probe_has_no_use_for_are_refused(words, told):
     recipe = ["recipe=linear_probe", "init_from=x", "run_dir=r"]
     check_config(to_plain(compose("train", recipe)))
+    check_config(to_plain(compose("train", [*recipe, "augment.mixing=null"])))
     with pytest.raises(ConfigError, match=told):
         check_config(to_plain(compose("train", [*recipe, *words])))
+
+
+def test_one_head_needs_no_validation_to_be_saved_and_tested(digits_run: Run):
+    words = ["recipe=linear_probe", *TINY, f"init_from={digits_run.best}", "run_dir=alone"]
+    words += ["data.val_share=0", "method.lr_factors=[1.0]", "trainer.max_epochs=2"]
+    outcome = run("train", *words, cwd=digits_run.folder)
+    assert outcome.code == 0, outcome.err
+    assert "heads is" not in outcome.out
+    metrics = json.loads((digits_run.folder / "alone/metrics.json").read_text())
+    assert metrics["test/accuracy"] > 0.3, "chance is 0.1"
+
+
+def test_a_grid_that_nobody_can_compare_is_refused_before_there_is_a_run(digits_run: Run):
+    words = ["recipe=linear_probe", *TINY, f"init_from={digits_run.best}", "run_dir=none"]
+    outcome = run("train", *words, "data.val_share=0", cwd=digits_run.folder)
+    assert outcome.code == 2 and "data.val_share=0.1, or give one head" in outcome.err
+    assert not (digits_run.folder / "none").exists()
 
 
 def test_a_number_of_neighbours_that_is_none_is_refused(digits_run: Run, monkeypatch, capfd):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from vitfw.checkpoint import passport_of
 from vitfw.cli.main import main
 from vitfw.errors import ConfigError
-from vitfw.inference import check_probed_pooling, load_net, pretrained_by_masking
+from vitfw.inference import check_probed_pooling, load_net
+from vitfw.interop.source import pretrained_by_masking
 from vitfw.models.mae import PatchMean
 from vitfw.teacher import load_teacher
 
@@ -91,3 +92,24 @@ def test_a_probe_of_a_pooling_that_was_not_trained_is_told_what_to_type(pretrain
     assert set(before) - set(after) == {"seq_pool.score.weight", "seq_pool.score.bias"}
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert moved == {"head.weight", "head.bias"}
+
+
+def test_masked_pre_training_goes_on_from_a_masked_checkpoint(pretrained, tmp_path):
+    words = ["recipe=mae", *FAKE, *TINY, *SMALL, *SHORT, f"init_from={pretrained}"]
+    assert main(["train", *words, f"run_dir={tmp_path / 'run'}"]) == 0
+
+
+def test_a_pooling_that_was_not_trained_is_drawn_anew_and_not_frozen(pretrained, tmp_path, capfd):
+    words = ["model=vit_mini4", *FAKE, *TINY, *SHORT, f"init_from={pretrained}"]
+    run = [f"run_dir={tmp_path / 'run'}"]
+    assert main(["train", *words, *run, "train_only=[head.*]"]) == 2
+    assert "loaded into seq_pool.*: drawn at random, and frozen" in capfd.readouterr().err
+    assert main(["train", *words, *run, "train_only=[head.*,seq_pool.*]"]) == 0
+    said = (tmp_path / "run" / "train.log").read_text()
+    assert "made anew: seq_pool.score.weight, seq_pool.score.bias, head.weight and 1 more\n" in said
+    assert "ignored:" not in said
+    _, before = passport_of(pretrained)
+    _, after = passport_of(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    parts = ("seq_pool.score", "head")
+    assert moved == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}

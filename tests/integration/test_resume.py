@@ -106,6 +106,7 @@ KINDS = {
     "swa": ["average=swa", "average.start=25%", "average.every=3"],
     "sam": ["optimizer=sam"],
     "schedule_free": ["optimizer=schedule_free", "scheduler=constant"],
+    "frozen_norm": ["model.embed_layer=conv_stem", "freeze=['patch_embed.*']"],
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "progressive": [
         "model.dynamic_img_size=true",

@@ -18,11 +18,12 @@ from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionVisionTransformer
 
 from vitfw.errors import ConfigError
-from vitfw.interop.fit import initialise_from
+from vitfw.interop.fit import fit, initialise_from
 from vitfw.interop.npz import write_npz
-from vitfw.interop.source import read_source
+from vitfw.interop.source import of_model, read_source
 from vitfw.models.patch_embed import kernel_to_linear
 from vitfw.models.vit import VisionTransformer
+from vitfw.training.freezing import head_of
 
 TINY: dict[str, Any] = {
     "img_size": 32,
@@ -366,6 +367,33 @@ def test_other_normalisation_of_images_is_noted_with_what_to_type():
 
 
 # ── heads ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("theirs", "here", "said"),
+    [
+        ("abcde", "fghij", "other classes: a there, f here"),
+        ("abcde", "abcdf", "other classes: e there, f here"),
+        ("abcde", "edcba", "the same classes there in another order"),
+    ],
+)
+@pytest.mark.parametrize("make", [ours, lambda: timm.create_model("resnet10t", num_classes=5)])
+def test_a_head_for_as_many_other_classes_stays_as_it_was_made(make, theirs, here, said):
+    weights, net = of_model(make(), "x"), make()
+    weights.classes = tuple(theirs)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    report = fit(net, weights, classes=here)
+    assert set(report.remade) == head_of(net) and set(report.remade.values()) == {said}
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, (before if name in head_of(net) else weights.raw)[name]), name
+    assert not fit(net, weights, classes=theirs).remade
+    assert not fit(net, weights).remade
+
+
+def test_a_head_whose_classes_are_not_told_is_taken_with_a_note():
+    (note,) = initialise_from(ours(), ours(), classes="abcde").notes
+    assert note == "the weights do not tell their classes; their head is taken for these 5"
+    assert initialise_from(ours(num_classes=7), ours(), classes="abcdefg").notes == []
 
 
 def test_a_head_for_other_classes_stays_as_it_was_made():

@@ -1,5 +1,7 @@
 """What is frozen stands still to the bit, what is not moves, and unknown names are refused."""
 
+import re
+
 import lightning as L
 import pytest
 import timm
@@ -166,3 +168,32 @@ def test_validation_in_the_middle_of_an_epoch_does_not_wake_a_frozen_norm(tmp_pa
     trainer.fit(Fitted(net), data, data)
     assert torch.equal(net[0].running_mean, torch.zeros(4))
     assert net[2].num_batches_tracked == 16
+
+
+ANEW = ["seq_pool.score.weight", "seq_pool.score.bias", "cls_token", "head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({"train_only": ["head.*"]}, r"cls_token, seq_pool\.\*"),
+        ({"train_only": ["head.*", "seq_pool.*"]}, r"cls_token"),
+        ({"train_only": ["blocks.*"]}, r"cls_token, head\.\*, seq_pool\.\*"),
+        ({"lora": {"rank": 2, "targets": ["attn.qkv"]}}, r"cls_token, seq_pool\.\*"),
+        ({"freeze": ["head.*"]}, r"head\.\*"),
+    ],
+)
+def test_what_was_drawn_anew_must_not_be_frozen_and_the_remedy_helps(options, frozen):
+    with pytest.raises(ConfigError, match=f"loaded into {frozen}: ") as refused:
+        adapt(tiny(class_token=True, global_pool="seq"), **options, anew=ANEW)
+    (listed,) = re.findall(r"train_only=\[(.*?)\]", str(refused.value))
+    adapt(tiny(class_token=True, global_pool="seq"), train_only=listed.split(","), anew=ANEW)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": ["blocks.*"]}])
+def test_what_was_drawn_anew_may_be_trained(options):
+    adapt(tiny(class_token=True, global_pool="seq"), **options, anew=ANEW)
+
+
+def test_positions_that_are_never_trained_are_not_missed():
+    adapt(tiny(pos_embed="sincos2d"), train_only=["head.*"], anew=["pos_embed", "head.weight"])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vitfw.errors import ConfigError
 from vitfw.models.vit import VisionTransformer
-from vitfw.training.linear_probe import LinearProbe
+from vitfw.training.linear_probe import LinearProbe, check_features
 from vitfw.training.optimizers import lamb, sam, sgd, timm_optimizer
 from vitfw.training.pooled_features import pooled
 from vitfw.training.schedules import cosine
@@ -237,3 +237,10 @@ def test_a_net_without_a_linear_classifier_is_refused():
         LinearProbe(small_net(num_classes=0), num_classes=5, lr_factors=[1.0])
     with pytest.raises(ValueError, match="no classifier"):
         LinearProbe(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), 5, lr_factors=[1.0])
+
+
+def test_random_parts_below_the_head_are_refused():
+    net = small_net(global_pool="seq")
+    check_features(net, ["head.weight", "head.bias"])
+    with pytest.raises(ConfigError, match=r"into seq_pool\.\*; .*model\.global_pool=avg"):
+        check_features(net, ["head.weight", "seq_pool.score.weight"])

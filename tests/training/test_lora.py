@@ -179,9 +179,13 @@ def test_parts_of_an_adapter_that_do_not_fit_are_refused_or_left():
 def test_adapters_of_random_weights_are_refused():
     """Those of a file, or of timm's pretrained models, are not."""
     lora = {"rank": 4, "alpha": 16, "dropout": 0.0, "targets": ["blocks.*"]}
-    start = {"lora": lora, "init_from": None, "model": {"depth": 1}}
+    model = {"_target_": "vitfw.models.vit.VisionTransformer", "depth": 1}
+    start = {"lora": lora, "init_from": None, "model": model}
     with pytest.raises(ConfigError, match=r"lora.rank=4 .* init_from="):
         check_lora(start)
     check_lora(start | {"init_from": "x.ckpt"})
-    check_lora(start | {"model": {"name": "vit_tiny_patch16_224", "pretrained": True}})
+    check_lora(
+        start | {"model": {"_target_": "vitfw.interop.timm_model.create", "pretrained": True}}
+    )
+    check_lora(start | {"model": {"_target_": "mine.net_with_its_weights"}})
     check_lora(start | {"lora": lora | {"rank": 0}})

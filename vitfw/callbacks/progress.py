@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import Progress, TaskID
 
 from vitfw.console import console, log, progress_bars
+from vitfw.data.run_length import batches_of_run
 from vitfw.progress_bar import LongWork
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -35,7 +36,7 @@ class RunProgress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def _start(self, description: str, total: int) -> None:
+    def _start(self, description: str, total: int | None) -> None:
         self._stop()
         if not self._enabled or not console.is_terminal:
             return
@@ -75,7 +76,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._images, self._said = 0, time.monotonic()
-        self._start(_epoch(trainer), total_steps(trainer))
+        self._start(_epoch(trainer), batches_of_run(trainer))
         if self._progress is not None and self._task is not None:
             done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
             self._progress.update(self._task, completed=done)
@@ -153,16 +154,6 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         console.print(*args, **kwargs)
-
-
-def total_steps(trainer: L.Trainer) -> int:
-    """Batches of the whole run, over all epochs."""
-    limits = []
-    if trainer.max_steps > 0:
-        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
-    if (trainer.max_epochs or 0) > 0:
-        limits.append(int(trainer.num_training_batches) * (trainer.max_epochs or 1))
-    return min(limits)
 
 
 def _epoch(trainer: L.Trainer) -> str:

@@ -20,7 +20,8 @@ from vitfw.console import log
 from vitfw.data.reading.image_file import read_fitted
 from vitfw.data.transforms import UnreadableImage, normalise
 from vitfw.errors import ConfigError
-from vitfw.inference import find_images, load_net, pretrained_by_masking
+from vitfw.inference import find_images, load_net
+from vitfw.interop.source import pretrained_by_masking
 from vitfw.memory import total_memory
 from vitfw.models.attention_rollout import (
     Seen,

@@ -24,7 +24,8 @@ from vitfw.console import console
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.features import compute_features
-from vitfw.inference import load_net, pretrained_by_masking, refuse_untrained_head
+from vitfw.inference import load_net, refuse_untrained_head
+from vitfw.interop.source import pretrained_by_masking
 from vitfw.models.mae import PatchMean
 from vitfw.models.vit import VisionTransformer
 from vitfw.training.classifier import Classifier

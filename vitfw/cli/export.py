@@ -9,7 +9,7 @@ from vitfw.assemble import prepare_process
 from vitfw.cli.app import BROKE, run, say_error
 from vitfw.config import to_plain
 from vitfw.console import console, log
-from vitfw.inference import load_net, pretrained_by_masking, refuse_untrained_head
+from vitfw.inference import load_net, refuse_untrained_head
 from vitfw.interop.export import (
     DoesNotAgree,
     Written,
@@ -18,6 +18,7 @@ from vitfw.interop.export import (
     format_called,
     write_verified,
 )
+from vitfw.interop.source import pretrained_by_masking
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,13 +38,13 @@ from vitfw.config import to_plain
 from vitfw.console import console, log
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
+from vitfw.progressive_check import check_smaller_images
 from vitfw.range_test_plot import range_test_plot
 from vitfw.request_check import check_request
 from vitfw.run_directory import run_name
 from vitfw.start import Start
 from vitfw.target import comes_from, target_of
 from vitfw.training import linear_probe
-from vitfw.training.adaptation import adapt
 from vitfw.training.learner import Learner
 
 OPTIONS = ("min_lr", "max_lr", "steps", "stop_factor", "smoothing")
@@ -124,7 +124,11 @@ def check_options(cfg: dict[str, Any]) -> None:
 def prepare(
     cfg: dict[str, Any], test: LRRangeTest
 ) -> tuple[L.Trainer, Learner, ClassificationData]:
-    """All that `vitfw train` would train with, but for the schedule and for what leaves a trace."""
+    """All that `vitfw train` would train with, but for the schedule and for what leaves a trace.
+
+    Images are augmented as in the first step of a run throughout: the loss shall not fall because
+    mixing ends or images grow.
+    """
     cfg = {**cfg, "scheduler": rising(cfg), "average": {"_target_": None}}
     trainer_options = resolve_trainer(
         {**cfg["trainer"], "max_epochs": None, "max_steps": cfg["steps"]}
@@ -133,10 +137,11 @@ def prepare(
     if cfg["auto_batch_size"]:
         cfg, trainer_options = fit_to_memory(cfg, trainer_options)
     data = build_data(cfg)
+    data.stays_at_start = True
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     net = build_net(cfg)
-    Start(weights=cfg["init_from"]).initialise(net, data.mean, data.std)
-    adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"])
+    check_smaller_images(net, cfg["model"], data)
+    Start(weights=cfg["init_from"]).begin(net, cfg, data)
     learner = build_learner(cfg, net, data, trainer_options)
     try_optimizer(learner)
     if cfg["compile"]:

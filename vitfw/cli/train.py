@@ -44,10 +44,10 @@ from vitfw.finish import Run, close_run, report_failure, report_stop
 from vitfw.guard_rails.plan import plan_of, usual_choice
 from vitfw.guard_rails.rules import Concern, check_plan, refuse, warn
 from vitfw.models.profile import count_parameters
+from vitfw.progressive_check import check_smaller_images
 from vitfw.request_check import check_request
 from vitfw.run_directory import RunDirectory, choose_run_directory
 from vitfw.start import find_start
-from vitfw.training.adaptation import adapt
 from vitfw.training.group_table import group_table
 from vitfw.training.learner import Learner
 from vitfw.training.schedules import is_cooldown
@@ -77,8 +77,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     trainer_options = branch.limits(trainer_options, per_epoch)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     net = build_net(cfg)
-    weights = start.initialise(net, data.mean, data.std)
-    adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"])
+    check_smaller_images(net, cfg["model"], data)
+    weights = start.begin(net, cfg, data)
     learner = build_learner(cfg, net, data, trainer_options)
     optimizer = try_optimizer(learner)
     start.check(cfg, net, branch.may_differ)

@@ -17,6 +17,7 @@ from vitfw.data.bad_images import BadImages
 from vitfw.data.counter_rng import sample_keys
 from vitfw.data.loaders import RawBatch, StatefulLoader
 from vitfw.data.option_checks import check_number
+from vitfw.data.run_length import batches_of_run
 from vitfw.data.transforms import denormalise, fit_to, normalise
 from vitfw.errors import ConfigError
 
@@ -100,6 +101,7 @@ class ClassificationData(L.LightningDataModule, ABC):
         self.augment = augment or BatchAugment()
         self._cropped_augment = self.augment.without_crop()
         self.bad_images = BadImages(max_bad_share)
+        self.stays_at_start = False  # true: sizes and mixing remain those of the first batch
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,18 +218,16 @@ class ClassificationData(L.LightningDataModule, ABC):
         return normalise(images, mean, std, layout)
 
     def _progress(self, step: int) -> float:
-        """The share of training that lies before batch `step`; 0 without a trainer."""
+        """The share of training that lies before batch `step`; 0 without a trainer, or where it
+        `stays_at_start`.
+        """
         trainer = self.trainer
-        if trainer is None:
+        if trainer is None or self.stays_at_start:
             return 0.0
         epoch, number = divmod(step, self.steps_per_epoch(trainer.world_size))
         taken = int(trainer.num_training_batches)  # of each epoch: it may be limited
-        totals = []
-        if (trainer.max_epochs or 0) > 0:
-            totals.append(taken * (trainer.max_epochs or 1))
-        if trainer.max_steps > 0:
-            totals.append(trainer.max_steps * trainer.accumulate_grad_batches)
-        return (epoch * taken + number) / min(totals) if totals else 0.0
+        total = batches_of_run(trainer)
+        return 0.0 if total is None else (epoch * taken + number) / total
 
     def preview_batch(self, split: str, count: int) -> tuple[Tensor, Tensor]:
         """The first images of a split as the model sees them, with their labels or targets.

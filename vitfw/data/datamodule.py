@@ -102,6 +102,11 @@ class ImageData(ClassificationData):
         check_word("resident", resident, ("auto", True, False))
         check_word("sampling", sampling, (None, *SAMPLING_WEIGHTS))
         check_word("class_weights", class_weights, (None, *LOSS_WEIGHTS))
+        if sampling is not None and class_weights is not None:
+            raise ConfigError(
+                f"data.sampling={sampling} draws rare classes more often, and "
+                f"data.class_weights={class_weights} counts them more: set one of them to null"
+            )
         check_number("fold", fold, int)
         for key, value in (("folds", folds), ("split_seed", split_seed), ("seed", seed)):
             check_number(key, value, int)

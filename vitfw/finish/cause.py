@@ -4,9 +4,11 @@ import errno
 import shlex
 import time
 
+from vitfw.errors import ConfigError
 from vitfw.finish.closing import command_words
 from vitfw.finish.run import Run
 from vitfw.report import Advice
+from vitfw.request_check import SAM, check_automatic
 from vitfw.training.schedules import is_cooldown
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -39,10 +41,18 @@ def ways_out(error: BaseException, run: Run) -> list[Advice]:
 
 
 def smaller(run: Run) -> str:
-    if run.trainer.world_size == 1:
+    """What to type for less memory a step: where it can be found by trying, that."""
+    try:
+        check_automatic(run.cfg, run.cfg["trainer"])
+        findable = run.trainer.world_size == 1 and not run.cfg["auto_batch_size"]
+    except ConfigError:
+        findable = False
+    if findable:
         return "auto_batch_size=true"
-    batch, accumulated = run.data.batch_size, run.trainer.accumulate_grad_batches
-    return f"data.batch_size={max(batch // 2, 1)} trainer.accumulate_grad_batches={2 * accumulated}"
+    batch = f"data.batch_size={max(run.data.batch_size // 2, 1)}"
+    if run.cfg["optimizer"]["_target_"] == SAM:  # looks at each batch twice
+        return batch
+    return f"{batch} trainer.accumulate_grad_batches={2 * run.trainer.accumulate_grad_batches}"
 
 
 def going_on(run: Run) -> Advice:

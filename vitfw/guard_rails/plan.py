@@ -18,7 +18,7 @@ from vitfw.interop.source import is_our_model
 from vitfw.models.patch_embed import as_pair
 from vitfw.request_check import SCHEDULE_FREE
 from vitfw.training.lr_scaling import scaled_lr
-from vitfw.training.schedules import steps_of
+from vitfw.training.schedules import is_cooldown, steps_of
 
 Config = dict[str, Any]
 
@@ -48,6 +48,7 @@ class Plan:
     device_batch: int  # images of one forward pass
     batch_size: int  # images of an optimizer step
     total_steps: int
+    max_steps: int | None  # as asked for
     warmup_steps: int
     lr: float | None  # as it is used
     lr_factor: float  # … over optimizer.lr
@@ -85,6 +86,7 @@ def plan_of(
     `usual_choice` of the same command.
     """
     model, method, average = cfg["model"], cfg["method"]["_target_"], cfg["average"]
+    max_steps = cfg["trainer"]["max_steps"]
     mixing, blocks = data.augment.mixing, getattr(net, "blocks", None)
     facts = CATALOG[data.dataset_name]
     lr_factor = scaled_lr(1.0, cfg["lr_scaling"], batch_size, cfg["lr_batch_size"])
@@ -105,12 +107,13 @@ def plan_of(
         ordered=is_ordered(model),
         depth=len(blocks) if isinstance(blocks, nn.ModuleList | nn.Sequential) else None,
         drop_path_rate=model.get("drop_path_rate") or 0.0,
-        from_scratch=cfg["init_from"] is None,
+        from_scratch=cfg["init_from"] is None and not model.get("pretrained"),
         train_images=data.train_images,
         val_images=0 if cfg["trainer"]["limit_val_batches"] == 0 else data.count("val"),
         device_batch=data.batch_size,
         batch_size=batch_size,
         total_steps=total_steps,
+        max_steps=max_steps if max_steps > 0 and not is_cooldown(cfg["scheduler"]) else None,
         warmup_steps=warmup_steps,
         lr=lr and lr * lr_factor,
         lr_factor=lr_factor,

@@ -49,6 +49,15 @@ def long_warmup(plan: Plan) -> str | None:
     )
 
 
+def unreached_steps(plan: Plan) -> str | None:
+    if plan.max_steps is None or plan.max_steps <= plan.total_steps:
+        return None
+    return (
+        f"trainer.max_steps={plan.max_steps:,} is never reached: trainer.max_epochs ends the run "
+        f"after {plan.total_steps:,} steps; trainer.max_epochs=null"
+    )
+
+
 def unusual_lr(plan: Plan) -> str | None:
     if not plan.lr or not plan.usual_lr:
         return None
@@ -69,8 +78,8 @@ def slow_average(plan: Plan) -> str | None:
     memory = plan.average_memory
     if memory is None or memory <= plan.total_steps * LONGEST_MEMORY:
         return None
-    decay = 1 - 10 / plan.total_steps
-    remedy = f"average.warmup=true or average.decay={decay:.3g}" if decay > 0 else "average=none"
+    rest = float(f"{10 / plan.total_steps:.1g}")  # 1 − decay: a memory of a tenth of the run
+    remedy = f"average.warmup=true or average.decay={1 - rest:g}" if rest < 1 else "average=none"
     return (
         f"the average of the weights reaches back {memory:,.0f} steps and the run has "
         f"{plan.total_steps:,}: it will not have forgotten its start; {remedy}"
@@ -191,7 +200,7 @@ def mirrored_classes(plan: Plan) -> str | None:
 Rule = Callable[[Plan], str | None]
 RULES: tuple[Rule, ...] = (
     *(few_tokens, enlarged_images, no_positions, drop_path_of_one_block),
-    *(large_batch, long_warmup, unusual_lr, rounded_weights, no_validation),
+    *(large_batch, unreached_steps, long_warmup, unusual_lr, rounded_weights, no_validation),
     *(slow_average, late_average, still_average, lowered_schedule_free),
     *(mixing_with_hard_labels, monitoring_mixed_images, mixing_alone, mirrored_classes),
 )

@@ -15,6 +15,7 @@ from vitfw.interop.source import Weights, read_source
 from vitfw.interop.stretch import PREFIXES, fit_kernel, fit_positions, prefix_rows
 from vitfw.models.attention import fuse_qkv, split_qkv
 from vitfw.models.vit import VisionTransformer
+from vitfw.training.freezing import head_of
 
 # What the net may have and the weights not: it starts as it was initialised. Or the other way
 # round: it is left out, for this reason. Both are reported.
@@ -34,17 +35,19 @@ def initialise_from(
     source: str | nn.Module,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Sequence[str] = (),
 ) -> LoadReport:
     """Load the weights that `source` names into `net`, and say what became of each tensor.
 
     `source` is a file, a folder, `timm:NAME`, `torchvision:NAME`, `huggingface:NAME`, or a model
-    object. `mean` and `std` are those that the net's images will be normalised with.
+    object. `mean` and `std` are those that the net's images will be normalised with, `classes`
+    the names of what its head is to tell apart: a head for others is not loaded.
 
     Raises:
         ConfigError: the source cannot be read; the weights are of another architecture: the
             message names the tensors, or the options, that disagree.
     """
-    return fit(net, read_source(source), mean, std)
+    return fit(net, read_source(source), mean, std, classes)
 
 
 def fit(
@@ -52,20 +55,26 @@ def fit(
     weights: Weights,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Sequence[str] = (),
 ) -> LoadReport:
     """`initialise_from` for weights that have been read."""
     report = LoadReport(weights.source, weights.format)
+    others = other_classes(weights.classes, classes)
     if isinstance(net, VisionTransformer):
-        state = Fitting(net, weights, report).state()
+        state = Fitting(net, weights, report, others).state()
         check_options(net, weights, report)
     else:
-        state = fit_by_name(net, weights, report)
+        state = fit_by_name(net, weights, report, others)
     net.load_state_dict(state)
     report.notes[:0] = weights.notes
     taken = (*report.loaded, *report.changed)
     if odd := [name for name in taken if not torch.isfinite(state[name]).all()]:
         report.notes.append(f"not all numbers are finite in {some(odd)}")
     report.notes.extend(note_on_images(weights, mean, std))
+    if classes and not weights.classes and head_of(net) & set(report.loaded):
+        report.notes.append(
+            f"the weights do not tell their classes; their head is taken for these {len(classes)}"
+        )
     return report
 
 
@@ -76,6 +85,7 @@ class Fitting:
     net: VisionTransformer
     weights: Weights
     report: LoadReport
+    others: str | None = None  # the classes of a head of theirs that is not to be loaded
 
     def state(self) -> dict[str, Tensor]:
         """What to load into the net: every one of its tensors.
@@ -104,7 +114,7 @@ class Fitting:
                 else:
                     fitted[name] = fit
             elif self.may_be_new(name, given) or (name == "pos_embed" and self.positions_fixed):
-                self.report.remade[name] = "the weights have none"
+                self.report.remade[name] = self.report.ignored.pop(name, "the weights have none")
                 fitted[name] = tensor
             else:
                 missing.append(name)
@@ -167,7 +177,11 @@ class Fitting:
         heads = {}
         for start in ("head.", "head_dist."):
             theirs, ours = given.get(f"{start}weight"), own.get(f"{start}weight")
-            if theirs is None or ours is None or theirs.ndim != 2 or theirs.shape == ours.shape:
+            if theirs is None or ours is None or theirs.ndim != 2:
+                continue
+            if theirs.shape == ours.shape:
+                if self.others is not None:
+                    heads[start] = self.others
                 continue
             axis, what = (0, "classes") if len(theirs) != len(ours) else (1, "features")
             heads[start] = f"{theirs.shape[axis]} {what} there, {ours.shape[axis]} here"
@@ -198,6 +212,18 @@ class Fitting:
         elif name not in self.report.changed:
             self.report.loaded.append(name)
         return fit
+
+
+def other_classes(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
+    """What to say of as many classes that are others, or in another order; None if they agree or
+    one side does not tell.
+    """
+    if not theirs or not ours or len(theirs) != len(ours) or list(theirs) == list(ours):
+        return None
+    if set(theirs) == set(ours):
+        return "the same classes there in another order"
+    there, here = next(pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1])
+    return f"other classes: {there} there, {here} here"
 
 
 def odd_shapes(state: Mapping[str, Tensor]) -> Iterator[str]:

@@ -10,10 +10,13 @@ from vitfw.interop.source import Weights
 from vitfw.training.freezing import classifier_prefixes
 
 
-def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[str, Tensor]:
+def fit_by_name(
+    net: nn.Module, weights: Weights, report: LoadReport, others: str | None = None
+) -> dict[str, Tensor]:
     """What to load into `net`: every one of its tensors.
 
-    The classifier's may be of other classes, or missing as a whole.
+    The classifier's may be of other classes, or missing as a whole. `others` says why one that
+    would fit is not loaded.
 
     Raises:
         ConfigError: names the tensors that are missing, left over, or of another shape.
@@ -24,7 +27,10 @@ def fit_by_name(net: nn.Module, weights: Weights, report: LoadReport) -> dict[st
     state: dict[str, Tensor] = {}
     missing, misfits = [], []
     for name, tensor in own.items():
-        if name in given and given[name].shape == tensor.shape:
+        if others is not None and name.startswith(heads):
+            state[name] = tensor
+            report.remade[name] = others
+        elif name in given and given[name].shape == tensor.shape:
             state[name] = given[name]
             report.loaded.append(name)
         elif (start := prefix_of(name, heads)) and (name in given or not any_of(given, start)):

@@ -29,6 +29,7 @@ from vitfw.interop.wrapping import bare, check_tensors, unwrap
 from vitfw.models.vit import VisionTransformer
 from vitfw.target import target_of
 from vitfw.training.lora import fold_adapters, has_adapters
+from vitfw.training.masked_autoencoder import MaskedAutoencoder
 
 # Told apart by their names; the last takes everything that is named as we name it.
 FORMATS: dict[str, ModuleType] = {
@@ -40,6 +41,13 @@ FORMATS: dict[str, ModuleType] = {
 }
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ViTs
 OURS = target_of(VisionTransformer)
+MASKED_AUTOENCODER = target_of(MaskedAutoencoder)
+NOT_BY_MASKING = (
+    "head.",
+    "head_dist.",
+    "attn_pool.",
+    "seq_pool.",
+)  # what a masked autoencoder does not train
 
 
 @dataclass
@@ -47,8 +55,9 @@ class Weights:
     """Somebody's weights under our names.
 
     `options` are those of the VisionTransformer that they belong to, as far as the source tells;
-    `mean` and `std` those of the images they were trained with. `raw` has the tensors under the
-    names they came with, for a net that is no VisionTransformer. `notes` are for the report.
+    `mean` and `std` those of the images they were trained with, `classes` the names of what the
+    head tells apart, none where they are not told. `raw` has the tensors under the names they came
+    with, for a net that is no VisionTransformer. `notes` are for the report.
     """
 
     source: str
@@ -59,6 +68,7 @@ class Weights:
     options: dict[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] = ()
     raw: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -120,7 +130,9 @@ def of_file(path: Path) -> Weights:
             check_tensors(content)
         state, options = dict(content), options_in(told["model"], path)
         mean, std = folder.pair_of(told, "mean", "std")
-        return Weights(str(path), "vitfw", state, options=options, mean=mean, std=std, raw=state)
+        classes = tuple(map(str, told.get("classes") or ()))
+        known: dict[str, Any] = {"mean": mean, "std": std, "classes": classes}
+        return Weights(str(path), "vitfw", state, options=options, raw=state, **known)
     with naming(path):
         state, notes = unwrap(content)
         check_tensors(state)
@@ -136,12 +148,21 @@ def of_checkpoint(content: Mapping[str, Any], path: Path, which: str = "auto") -
     """
     passport, state, notes = read_net(content, path, which)
     told: dict[str, Any] = {"mean": tuple(passport.mean), "std": tuple(passport.std)}
-    told["notes"] = notes
+    told |= {"classes": tuple(passport.classes), "notes": notes}
     if is_our_model(model := passport.config["model"]):
         options = options_in(model, path)
+        if pretrained_by_masking(passport):
+            drawn = [name for name in state if name.startswith(NOT_BY_MASKING)]
+            told["ignored"] = dict.fromkeys(drawn, "a masked autoencoder does not train it")
+            state = {name: state[name] for name in state if name not in told["ignored"]}
         return Weights(str(path), "vitfw", state, options=options, raw=dict(state), **told)
     _, translated = translate(state)
     return weights(str(path), "vitfw", translated, state, **told)
+
+
+def pretrained_by_masking(passport: Passport) -> bool:
+    """Whether pooling and head of the net are as they were drawn; the encoder alone is trained."""
+    return passport.config.get("method", {}).get("_target_") == MASKED_AUTOENCODER
 
 
 def read_net(

@@ -95,6 +95,12 @@ class Learner(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
 
+    def check_data(self, val_images: int) -> None:
+        """Raises ConfigError if it cannot do without validation images, and there are none."""
+
+    def on_train_start(self) -> None:
+        keep_frozen_norms_still(self.net)  # in the middle of an epoch, too
+
     def on_train_epoch_start(self) -> None:
         self.train_loss_epoch.reset()
         keep_frozen_norms_still(self.net)

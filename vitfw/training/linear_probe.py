@@ -3,7 +3,7 @@
 B batch, C channels of a feature, H heads, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 
 from vitfw.console import log
 from vitfw.errors import ConfigError
+from vitfw.training.adaptation import begins_random, parts_of, trainable_of
 from vitfw.training.classifier import Evaluation, classification_metrics
+from vitfw.training.freezing import head_of
 from vitfw.training.head_grid import (
     GridEvaluation,
     grid_optimizer,
@@ -29,6 +31,8 @@ COUPLED = (
     "does not suit method=linear_probe, whose heads are to be trained as if each were alone; "
     "set trainer.gradient_clip_val=null trainer.gradient_clip_algorithm=norm"
 )
+NO_AVERAGE = "method=linear_probe leaves the net as it is; it needs average=none"
+ONE_HEAD = "give one head: method.lr_factors=[1.0] method.weight_decays=null"
 PARTS = (  # of `augment`: no step by themselves
     "_target_",
     "crop_ratio",
@@ -43,11 +47,12 @@ PARTS = (  # of `augment`: no step by themselves
 
 def check_config(cfg: dict[str, Any]) -> None:
     """Raises ConfigError for options that could do nothing, before any data are read."""
-    augment = cfg["augment"]
-    mixing, progressive = augment["mixing"], augment["progressive"]
-    steps = {key: value for key, value in augment.items() if key not in PARTS}
-    on = [key for key, value in steps.items() if value]
-    if on or augment["repeats"] > 1 or mixing["mixup"] or mixing["cutmix"] or progressive["sizes"]:
+    if begins_random(cfg):
+        raise ConfigError(
+            "method=linear_probe trains on features of a net that stays as it is, and they would "
+            "be those of random weights; give init_from=…"
+        )
+    if is_augmented(cfg["augment"]):
         raise ConfigError(
             "method=linear_probe computes the features of each image once, so that it cannot be "
             "augmented: augment=none, and method.views=2 for mirror images"
@@ -56,6 +61,44 @@ def check_config(cfg: dict[str, Any]) -> None:
         raise ConfigError(
             "method=linear_probe trains the last layer and nothing else: leave out lora, freeze "
             "and train_only, or fine-tune: recipe=finetune"
+        )
+    if cfg["average"].get("_target_"):
+        raise ConfigError(NO_AVERAGE)
+    heads = len(cfg["method"]["lr_factors"] or ()) * len(cfg["method"]["weight_decays"] or [None])
+    check_trainer(cfg["trainer"], heads)
+
+
+def is_augmented(augment: dict[str, Any]) -> bool:
+    mixing, progressive = augment.get("mixing") or {}, augment.get("progressive") or {}
+    steps = {key: value for key, value in augment.items() if key not in PARTS}
+    changing = (*steps.values(), mixing.get("mixup"), mixing.get("cutmix"))
+    return any(changing) or augment["repeats"] > 1 or bool(progressive.get("sizes"))
+
+
+def check_features(net: nn.Module, anew: Iterable[str]) -> None:
+    """Raises ConfigError for parameters drawn `anew`, into which no weights were loaded, other than
+    the classifier's: they would stay random.
+    """
+    if random := trainable_of(net, set(anew) - head_of(net)):
+        raise ConfigError(
+            f"method=linear_probe trains the last layer alone, and no weights were loaded into "
+            f"{', '.join(parts_of(random))}; take a model without, such as model.global_pool=avg, "
+            "or recipe=finetune"
+        )
+
+
+def check_trainer(options: dict[str, Any], heads: int) -> None:
+    """Raises ConfigError for clipping that couples heads, and for heads that nobody compares."""
+    algorithm = options["gradient_clip_algorithm"]
+    if options["gradient_clip_val"] and algorithm != "value":
+        raise ConfigError(f"trainer.gradient_clip_algorithm={algorithm} {COUPLED}")
+    every, epochs = options.get("check_val_every_n_epoch"), options["max_epochs"]
+    never = every is not None and epochs is not None and every > epochs
+    if heads > 1 and (never or options["limit_val_batches"] == 0):
+        typed = f"check_val_every_n_epoch={every}" if never else "limit_val_batches=0"
+        raise ConfigError(
+            f"method=linear_probe picks its head by validation, and trainer.{typed} leaves none; "
+            f"leave it out, or {ONE_HEAD}"
         )
 
 
@@ -68,8 +111,8 @@ class LinearProbe(Learner):
     `views` = 2 trains on the features of mirror images, too.
 
     Every validation measures all heads. The best one is put into the net's own classifier, batch
-    norm and all: what is saved under `net.` is an ordinary classifier, and the test runs that on
-    images.
+    norm and all; one that is alone, after each step. What is saved under `net.` is an ordinary
+    classifier, and the test runs that on images.
 
     Raises:
         ValueError: a net whose last layer is not linear, a grid without a head, what would couple
@@ -95,7 +138,7 @@ class LinearProbe(Learner):
         if views not in (1, 2):
             raise ValueError(f"method.views={views} is 1, or 2 with mirror images")
         if training.get("average") is not None:
-            raise ValueError("method=linear_probe leaves the net as it is; it needs average=none")
+            raise ValueError(NO_AVERAGE)
         if training.get("agc") is not None:
             raise ValueError(f"trainer.gradient_clip_algorithm=agc {COUPLED}")
         settings = settings_of(lr_factors, weight_decays)
@@ -124,18 +167,17 @@ class LinearProbe(Learner):
         self.net.eval()
         return self
 
-    def setup(self, stage: str) -> None:
-        """Raises ConfigError for a fit whose heads would be coupled, or could not be compared."""
-        if stage != "fit":
-            return
-        if self.trainer.gradient_clip_val and self.trainer.gradient_clip_algorithm != "value":
-            raise ConfigError(f"trainer.gradient_clip_algorithm=norm {COUPLED}")
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if len(self.settings) > 1 and data is not None and data.count("val") == 0:
+    def check_data(self, val_images: int) -> None:
+        if len(self.settings) > 1 and val_images == 0:
             raise ConfigError(
                 "method=linear_probe picks its head by validation images, and there are none; "
-                "set data.val_share=0.1, or one head: method.lr_factors=[1.0]"
+                f"set data.val_share=0.1, or {ONE_HEAD}"
             )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if len(self.settings) == 1:  # needs no validation to be the best
+            self.put_into_net()
 
     def logits(self, features: Tensor) -> Tensor:
         """Those of all heads, in full precision: [B, C] → [B, H, K]"""
@@ -184,6 +226,10 @@ class LinearProbe(Learner):
         """Put the most accurate head, of several the one of least loss, into the net."""
         most = accuracy == accuracy.max()
         self.best.copy_(loss.nan_to_num(torch.inf).where(most, torch.inf).argmin())
+        self.put_into_net()
+
+    def put_into_net(self) -> None:
+        """The best head, as the net's own classifier."""
         weight, bias = self.folded_head(int(self.best))
         layers = linear_layers(self.net)
         parts = weight.split([layer.in_features for layer in layers], dim=1)
@@ -211,7 +257,8 @@ class LinearProbe(Learner):
         return names_of(self.make_optimizer(self.heads), self.settings, self.heads)
 
     def on_test_start(self) -> None:
-        if self.make_optimizer is None or not self.trainer.is_global_zero:
+        alone = len(self.settings) == 1
+        if alone or self.make_optimizer is None or not self.trainer.is_global_zero:
             return
         best = int(self.best)
         log.info(f"the best of {len(self.heads)} heads is {self.names[best]}")

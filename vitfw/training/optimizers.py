@@ -3,7 +3,8 @@
 Each takes `layer_decay` and `overrides`, which `param_groups` explains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,17 @@ from torch.optim import SGD, AdamW, Optimizer
 from vitfw.errors import ConfigError, nearest
 from vitfw.training.param_groups import Overrides, param_groups
 from vitfw.training.sam import SAM
+
+
+@contextmanager
+def naming_optimizer() -> Iterator[None]:
+    """What torch and timm raise for an option that cannot be, as the ConfigError that it is."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"optimizer or scheduler: {error}") from error
 
 
 def pair_of(betas: Any) -> tuple[float, float]:

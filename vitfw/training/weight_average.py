@@ -90,7 +90,8 @@ def swa(
     Raises:
         ValueError: a duration is not understood, or `every` is no step.
 
-    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima".
+    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima", who compute the running
+    statistics of batch norms anew at the end; here they are averaged, too.
     """
     first = max(steps_of(start, total_steps, steps_per_epoch), 1)
     period = steps_of(every, total_steps, steps_per_epoch)
