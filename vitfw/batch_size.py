@@ -120,15 +120,12 @@ def trial_of(cfg: Config, trainer_options: Config) -> Callable[[int], None]:
     """The trial of a supervised step with the net, loss and optimizer that the config names."""
     net: nn.Module = build(cfg["model"])
     adapt(net, cfg["freeze"], cfg["train_only"], cfg["lora"])
-    optimizer = build(cfg["optimizer"])
-    with naming_optimizer():
-        optimizer(copy.deepcopy(net))
     return memory_trial(
         net,
         build(cfg["loss"]),
         (cfg["data"]["channels"], *as_pair(cfg["data"]["img_size"])),
         cfg["data"]["num_classes"],
-        optimizer,
+        build(cfg["optimizer"]),
         device_of(trainer_options),
         str(trainer_options["precision"]),
     )
@@ -166,7 +163,8 @@ def memory_trial(
             if sizes := getattr(trained, "flexi_patch_sizes", ()):
                 trained.drawn_patch_size = min(sizes)  # the most tokens
             criterion = copy.deepcopy(loss).to(device)
-            stepper = optimizer(trained)
+            with naming_optimizer():
+                stepper = optimizer(trained)
             set_to_train = getattr(stepper, "train", None)  # of schedule-free optimizers
             if callable(set_to_train):
                 set_to_train()

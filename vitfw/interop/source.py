@@ -26,6 +26,7 @@ from vitfw.interop import torchvision as torchvision_vit
 from vitfw.interop.hub import FETCHERS
 from vitfw.interop.translation import Translated
 from vitfw.interop.wrapping import bare, check_tensors, unwrap
+from vitfw.models.mae import CLASSIFIER_PARTS
 from vitfw.models.vit import VisionTransformer
 from vitfw.target import target_of
 from vitfw.training.lora import fold_adapters, has_adapters
@@ -42,12 +43,7 @@ FORMATS: dict[str, ModuleType] = {
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ViTs
 OURS = target_of(VisionTransformer)
 MASKED_AUTOENCODER = target_of(MaskedAutoencoder)
-NOT_BY_MASKING = (
-    "head.",
-    "head_dist.",
-    "attn_pool.",
-    "seq_pool.",
-)  # what a masked autoencoder does not train
+NOT_BY_MASKING = tuple(f"{part}." for part in CLASSIFIER_PARTS)
 
 
 @dataclass

@@ -26,6 +26,9 @@ Pair = tuple[int, int]
 MLP_RATIO = 4  # of the decoder's blocks
 SMALLEST_VARIANCE = 1e-6  # added to that of a patch, which may be of one colour
 
+# Of a VisionTransformer, what only a classifier has a use for; pre-training does not touch it.
+CLASSIFIER_PARTS = ("head", "head_dist", "attn_pool", "seq_pool")
+
 
 def patchify(images: Tensor, patch_size: Pair) -> Tensor:
     """[B, C, H, W] → [B, N, P · P · C]; patches row-major, in each row, column, channel."""
@@ -131,7 +134,7 @@ def token_norm(net: VisionTransformer) -> nn.Module:
 
 def unused_parameters(net: VisionTransformer) -> list[nn.Parameter]:
     """Those of the pooling and the head, which only a classifier has a use for."""
-    parts = [net.head, net.head_dist, net.attn_pool, net.seq_pool]
+    parts = [getattr(net, name) for name in CLASSIFIER_PARTS]
     if token_norm(net) is not net.fc_norm:
         parts.append(net.fc_norm)
     return [parameter for part in parts if part is not None for parameter in part.parameters()]
