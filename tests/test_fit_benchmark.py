@@ -1,14 +1,17 @@
 """`vitfw benchmark suite=fit`: what a time to accuracy is, and that every contestant trains."""
 
+import io
 import itertools
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from vitfw.assemble import build_data
 from vitfw.benchmarks import fit, fit_huggingface, fit_peers, fit_timm
@@ -24,6 +27,7 @@ from vitfw.data.datamodule import ImageData
 from vitfw.data.splits import stratified_split
 
 CPU = torch.device("cpu")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TINY_NET = ["model=vit_nano", "model.embed_dim=16", "model.depth=1", "model.num_heads=2"]
 TINY_PEER = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 32}
 TINY_PEER |= {"lr": 1e-2, "weight_decay": 0.05, "warmup_share": 0.1}
@@ -127,7 +131,7 @@ def test_several_seeds_give_a_mean_and_a_deviation_and_all_must_get_there():
     assert ours["seconds"] == pytest.approx(340 / 3, abs=1e-3) and theirs["ratio"] == 3.0
     assert ours["deviation"] == pytest.approx(torch.tensor(seconds).std().item(), abs=1e-3)
     assert "deviation" not in theirs
-    assert list(fit.table({"rows": [ours]}).columns[3].cells) == ["113.3 ± 15.3"]
+    assert list(fit.table({"rows": [ours]}).columns[3].cells) == ["113 ± 15.3"]
     assert compare({"vitfw": {"runs": other}}, [0.9])[0]["seconds"] == 400
 
 
@@ -146,7 +150,14 @@ def test_the_table_marks_what_was_not_reached():
     table = fit.table({"rows": compare(contestants, [0.9])})
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["90%", "90%"] and cells[1] == ["vitfw", "timm"]
-    assert cells[3] == ["100.0", "> 3,600.0"] and cells[4] == ["", "≥ 36.0"]
+    assert cells[3] == ["100", "> 3,600"] and cells[4] == ["", "≥ 36.0"]
+
+
+def test_the_stored_table_fits_80_columns_with_every_name_whole():
+    stored = json.loads((RESULTS / "fit_cpu.json").read_text(encoding="utf-8"))
+    console = Console(width=80, file=io.StringIO())
+    console.print(fit.table(stored))
+    assert all(f" {row['schedule']} " in console.file.getvalue() for row in stored["rows"])
 
 
 # ── the clock ─────────────────────────────────────────────────────────────────────────────────

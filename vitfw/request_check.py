@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from vitfw.building import build
 from vitfw.errors import ConfigError
 from vitfw.inference import check_probed_pooling
 from vitfw.progressive_check import check_progressive
@@ -12,6 +13,7 @@ from vitfw.target import comes_from, target_of
 from vitfw.teacher import check_teacher
 from vitfw.training import classifier, distillation, linear_probe, masked_autoencoder, optimizers
 from vitfw.training.adaptation import check_lora
+from vitfw.training.head_grid import check_apart, zero_linear
 
 Config = dict[str, Any]
 CLIPPING = ("norm", "value", "agc")
@@ -28,8 +30,10 @@ def check_request(cfg: Config, trainer_options: Config) -> None:
         if comes_from(cfg["method"], method):
             method.check_config(cfg)
     check_lora(cfg)
-    if comes_from(cfg["method"], linear_probe) and cfg["init_from"]:
-        check_probed_pooling(cfg["init_from"], cfg["model"])
+    if comes_from(cfg["method"], linear_probe):
+        check_probing_optimizer(cfg["optimizer"])
+        if cfg["init_from"]:
+            check_probed_pooling(cfg["init_from"], cfg["model"])
     if cfg["method"].get("teacher"):
         check_teacher(cfg["method"]["teacher"])
     check_progressive(cfg)
@@ -59,6 +63,12 @@ def check_optimizer(cfg: Config, trainer_options: Config) -> None:
             raise ConfigError("optimizer=schedule_free averages the weights itself; average=none")
         if not cfg["callbacks"].get("schedule_free"):
             raise ConfigError("optimizer=schedule_free needs callbacks.schedule_free")
+
+
+def check_probing_optimizer(node: Config) -> None:
+    """Raises ConfigError for an optimizer that would couple the heads of a linear probe."""
+    with optimizers.naming_optimizer():
+        check_apart(build(node)(zero_linear(1, 1)))
 
 
 def check_clipping(options: Config) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from commands import TINY, Run, run
 
+from vitfw.assemble import resolve_trainer
 from vitfw.cli.main import main
 from vitfw.config import compose, to_plain
 from vitfw.errors import ConfigError
+from vitfw.request_check import check_request
 from vitfw.training.linear_probe import check_config
 
 LIMITED = ["trainer.limit_val_batches=0"]
@@ -100,6 +102,15 @@ def test_options_that_a_probe_has_no_use_for_are_refused(words, told):
     check_config(to_plain(compose("train", [*recipe, "augment.mixing=null"])))
     with pytest.raises(ConfigError, match=told):
         check_config(to_plain(compose("train", [*recipe, *words])))
+
+
+@pytest.mark.parametrize("words", [["optimizer=sam"], ["optimizer=lamb"], ["optimizer=timm"]])
+def test_an_optimizer_that_couples_heads_is_refused_before_data_are_read(words):
+    told = "max_grad_norm=null" if words != ["optimizer=sam"] else "optimizer=sgd"
+    common = ["recipe=linear_probe", "init_from=x", "run_dir=r"]
+    cfg = to_plain(compose("train", [*common, *words]))
+    with pytest.raises(ConfigError, match=told):
+        check_request(cfg, resolve_trainer(cfg["trainer"]))
 
 
 def test_one_head_needs_no_validation_to_be_saved_and_tested(digits_run: Run):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -105,21 +106,29 @@ def peer_runs(
 
 
 def table(figures: dict[str, Any]) -> Table:
-    table = Table("level", "", "best run", "seconds", "ratio", "with start-up", "ratio")
+    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("level", "", "best run"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("seconds", "ratio", "from launch", "ratio"):
+        table.add_column(heading, justify="right")
     for row in figures["rows"]:
         sign, bound = ("", "") if row["reached"] else ("> ", "≥ ")
         ratio, whole = (
             f"{bound}{row[key]:.1f}" if key in row else ""
             for key in ("ratio", "ratio_with_startup")
         )
-        spread = f" ± {row['deviation']:,.1f}" if "deviation" in row else ""
+        spread = f" ± {shown(row['deviation'])}" if "deviation" in row else ""
         table.add_row(
             f"{row['level']:.2%}".replace(".00", ""),
             row["contestant"],
             row["schedule"],
-            f"{sign}{row['seconds']:,.1f}{spread}",
+            f"{sign}{shown(row['seconds'])}{spread}",
             row.get("no_ratio", ratio),
-            f"{sign}{row['with_startup']:,.1f}",
+            f"{sign}{shown(row['with_startup'])}",
             whole,
         )
     return table
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}"
