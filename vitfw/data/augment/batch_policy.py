@@ -108,7 +108,7 @@ class RandAugment:
             raise ConfigError(
                 f"{asked}: {', '.join(SPACES)}{nearest(str(self.operations), SPACES)}"
             )
-        if self.operations != "torchvision" and self.num_bins != TORCHVISION_BINS:
+        if not self.binned and self.num_bins != TORCHVISION_BINS:
             raise ValueError(
                 f"augment.policy.num_bins {self.num_bins} is for operations=torchvision; the scale "
                 f"of {self.operations} is 0 to 10: leave it at {TORCHVISION_BINS}"
@@ -118,8 +118,7 @@ class RandAugment:
             raise ValueError(f"{asked}; augment.policy=null switches the policy off")
         if not 0 <= self.magnitude <= self.highest:
             asked = f"augment.policy.magnitude {self.magnitude} is outside 0 to {self.highest}"
-            torchvisions = self.operations == "torchvision"
-            why = "augment.policy.num_bins − 1" if torchvisions else f"{self.operations}'s scale"
+            why = "augment.policy.num_bins − 1" if self.binned else f"{self.operations}'s scale"
             raise ValueError(f"{asked}, {why}")
         if not 0 <= self.magnitude_std < math.inf:
             raise ValueError(
@@ -137,15 +136,20 @@ class RandAugment:
             )
 
     @property
+    def binned(self) -> bool:
+        """Whether the magnitude is a bin, as torchvision's, and no level of 0 to 10."""
+        return self.operations == "torchvision"
+
+    @property
     def highest(self) -> int:
         """Where the scale of the magnitude ends."""
-        return self.num_bins - 1 if self.operations == "torchvision" else HIGHEST_LEVEL
+        return self.num_bins - 1 if self.binned else HIGHEST_LEVEL
 
     @property
     def shares(self) -> tuple[float, ...]:
         """`fill`, a number a channel or one for all; none leaves the blanks black."""
         if self.fill is None:
-            return () if self.operations == "torchvision" else (GREY,)
+            return () if self.binned else (GREY,)
         return tuple(self.fill) if isinstance(self.fill, Sequence) else (self.fill,)
 
     def drawn(self, keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +164,7 @@ class RandAugment:
             magnitude = self.magnitude + self.magnitude_std * _normal(keys, first + NOISE)
             magnitude = magnitude.clamp(0, self.highest)
             negative = uniform(keys, first + SIGN) < 0.5
-            if self.operations == "torchvision":
+            if self.binned:
                 table = magnitudes(RAND_SPACE, self.num_bins, height, width, keys.device)
                 strengths.append(signed_strengths(table, op, magnitude, negative))
             else:
@@ -176,7 +180,7 @@ class RandAugment:
         ops, strengths = self.drawn(keys, *images.shape[-2:])
         for number in range(self.num_ops):
             places: list[Tensor] = []
-            if self.operations != "torchvision":
+            if not self.binned:
                 first = FIRST_DRAW + DRAWS_EACH * number + PLACE
                 places.append(torch.stack([uniform(keys, first), uniform(keys, first + 1)], dim=1))
             images = apply_drawn(images, ops[:, number], strengths[:, number], operations, *places)
