@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 
 from vitfw.building import build, check_targets
+from vitfw.cli.app import quote_path
+from vitfw.cli.main import main
 from vitfw.config import compose, flatten, to_plain
 from vitfw.errors import ConfigError
 
@@ -155,6 +159,12 @@ def test_a_word_without_a_value_is_told_how_to_write_one():
     )
 
 
+def test_a_list_that_the_shell_took_the_quotes_of_is_told_how_to_write_it():
+    said = refused("freeze=[patch_embed.*,blocks.[0-5].*]")
+    assert """'freeze=["blocks.[0-5].*"]'""" in said
+    compose("train", ['freeze=["patch_embed.*","blocks.[0-5].*"]'])
+
+
 # ── wrong values ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -188,10 +198,26 @@ def test_a_word_does_not_stand_for_a_number_nor_a_number_for_a_switch(typed, wan
         "model.qk_scale=0.1",
         "seed=null",
         "compile=True",
+        "scheduler=inverse_sqrt scheduler.cooldown=20%",
+        "scheduler=inverse_sqrt scheduler.timescale=2ep",
+        "scheduler=wsd scheduler.cooldown=500",
+        "scheduler=cooldown scheduler.length=2ep",
+        "recipe=scratch_imagenet_plain scheduler.warmup=5%",
+        "recipe=linear_probe init_from=x scheduler.warmup=1ep",
+        "average=swa average.start=10 average.every=2ep",
     ],
 )
 def test_a_value_of_the_right_kind_is_taken(typed):
-    compose("train", [typed])
+    compose("train", typed.split())
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "lora", "bitfit", "linear_probe"])
+def test_weights_of_timms_own_stand_for_those_that_a_recipe_needs(recipe):
+    """They are asked for where there are none."""
+    words = [f"recipe={recipe}", "run_dir=x", "model=timm", "model.name=vit_tiny_patch16_224"]
+    assert to_plain(compose("train", [*words, "model.pretrained=true"]))["init_from"] is None
+    with pytest.raises(ConfigError, match="init_from is needed: give init_from=…"):
+        to_plain(compose("train", words))
 
 
 def test_a_missing_value_is_asked_for_by_its_key():
@@ -357,6 +383,24 @@ def test_a_group_typed_beside_a_recipe_is_as_its_own_file_says(words, group):
     typed = [word for word in words.split() if word.startswith(f"{group}=")]
     plain = compose("train", typed)[group]
     assert to_plain(compose("train", words.split()))[group] == to_plain(plain)
+
+
+def test_the_config_that_is_shown_is_the_one_that_would_be_trained(capsys):
+    words = ["recipe=finetune", "init_from=x", "optimizer=sgd", "run_dir=x"]
+    assert main(["train", *words, "--cfg", "job", "--resolve"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == to_plain(compose("train", words))
+    assert main(["train", *words, "--cfg", "job", "--package", "optimizer"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["lr"] == 0.1
+    assert main(["train", *words, "--cfg", "job", "--package", "optimiser"]) == 2
+    assert "optimizer" in capsys.readouterr().err
+
+
+def test_a_path_may_hold_what_hydra_reads_as_signs():
+    for key in ("init_from", "method.teacher", "run_dir"):
+        word = quote_path(f"{key}=/d/lr=1e-3,(x)/best.ckpt")
+        words = [word] if key != "method.teacher" else ["method=distill", word]
+        value = OmegaConf.select(compose("train", words), key)
+        assert value == "/d/lr=1e-3,(x)/best.ckpt"
 
 
 def test_single_values_and_the_recipes_own_choice_stay():

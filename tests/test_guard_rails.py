@@ -15,7 +15,7 @@ from vitfw.config import compose, to_plain
 from vitfw.data.datamodule import ImageData
 from vitfw.errors import ConfigError
 from vitfw.guard_rails.plan import Plan, ema_memory, plan_of, takes_soft_targets, usual_choice
-from vitfw.guard_rails.rules import RULES, check_plan, refuse, warn
+from vitfw.guard_rails.rules import LONGEST_MEMORY, RULES, check_plan, refuse, warn
 from vitfw.models.vit import VisionTransformer
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,7 @@ SOUND = Plan(
     from_scratch=True,
     train_images=45_000,
     val_images=5_000,
+    validates=True,
     device_batch=128,
     batch_size=128,
     total_steps=35_000,
@@ -50,6 +51,7 @@ SOUND = Plan(
     average_start=None,
     hflip=0.5,
     usual_hflip=0.5,
+    idle={},
 )
 # What each rule warns of, with the number and the remedy; and what is near, and sound.
 CASES = {
@@ -102,6 +104,11 @@ CASES = {
         {"depth": 1},
         ("0.1", "model.drop_path_rate=0"),
         {"depth": 2},
+    ),
+    "idle_options": (
+        {"idle": {"lora.targets": "lora.rank=8"}},
+        ("lora.targets does nothing", "lora.rank=8"),
+        {"idle": {}},
     ),
     "slow_average": (
         {"average_memory": 10_000.0, "total_steps": 2_000},
@@ -261,12 +268,15 @@ def plan_for(*overrides: str, data: ImageData | None = None) -> Plan:
     batch_size = effective_batch_size(data.batch_size, options)
     with torch.device("meta"):
         net = build_net(cfg)
-    usual = usual_choice("train", words)
-    return plan_of(cfg, net, data, batch_size, total, per_epoch, usual)
+    return plan_of(cfg, net, data, batch_size, total, per_epoch, words)
+
+
+def rules_and_messages(*overrides: str) -> dict[str, str]:
+    return dict(check_plan(plan_for(*overrides)))
 
 
 def rules_of(*overrides: str) -> set[str]:
-    return {concern.rule for concern in check_plan(plan_for(*overrides))}
+    return set(rules_and_messages(*overrides))
 
 
 def test_the_default_run_has_nothing_to_be_warned_of():
@@ -293,8 +303,8 @@ def test_no_shipped_experiment_is_warned_of(name):
     batch_size = effective_batch_size(data.batch_size, options)
     with torch.device("meta"):
         net = build_net(cfg)
-    usual = usual_choice("train", [f"experiment={name}", "run_dir=x"])
-    assert check_plan(plan_of(cfg, net, data, batch_size, total, per_epoch, usual)) == []
+    words = [f"experiment={name}", "run_dir=x"]
+    assert check_plan(plan_of(cfg, net, data, batch_size, total, per_epoch, words)) == []
 
 
 @pytest.mark.parametrize(
@@ -373,7 +383,7 @@ def test_the_decay_that_is_proposed_is_accepted_and_ends_the_warning(total_steps
     decay = float(re.search(r"average\.decay=([\d.]+)", concern.message)[1])
     cfg = to_plain(compose("train", ["average=ema", f"average.decay={decay}"]))
     build(cfg["average"])(nn.Linear(1, 1), total_steps=total_steps, steps_per_epoch=1)
-    memory = ema_memory(total_steps, decay, warmup=False)
+    memory = ema_memory(decay, warmup=False)
     assert check_plan(replace(plan, average_memory=memory)) == []
 
 
@@ -410,8 +420,9 @@ def test_the_usual_rate_is_that_of_the_groups_and_not_of_single_values():
     assert usual == {"lr": 1e-3, "batch_size": 64, "rule": "sqrt"}
     assert usual_choice("train", ["optimizer=sgd"])["rule"] == "linear"
     assert usual_choice("train", ["optimizer=sam"])["rule"] == "linear"
-    around_adam = ["optimizer=sam", "optimizer@optimizer.base=adamw", "optimizer.lr=1e-3"]
-    assert usual_choice("train", around_adam)["lr"] is None
+    around_adam = ["optimizer=sam", "optimizer@optimizer.base=adamw"]
+    assert usual_choice("train", around_adam) == {"lr": 1e-3, "batch_size": 64, "rule": "sqrt"}
+    assert usual_choice("train", [*around_adam, "optimizer.base._target_=x"])["lr"] is None
 
 
 def test_the_usual_rate_follows_the_batch_by_the_square_root_for_adam_and_its_kin():
@@ -442,8 +453,37 @@ def test_the_memory_of_an_average_is_the_mean_age_of_what_it_holds():
             kept = min(decay, (1 + step) / (10 + step)) if warmup else decay
             weights = [weight * kept for weight in weights] + [1 - kept if step > 1 else 1.0]
         age = sum(weight * (steps - i) for i, weight in enumerate(weights))
-        memory = ema_memory(steps, decay, warmup)
-        assert age * (1 - 1e-9) <= memory <= 1.6 * age
+        memory = ema_memory(decay, warmup)
+        if warmup:
+            assert memory is None and age < steps * LONGEST_MEMORY, "no run is too short"
+        else:
+            assert age * (1 - 1e-9) <= memory <= 1.6 * age
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["lora.targets=[attn.qkv]"], {"lora.targets": "lora.rank=8"}),
+        (["lr_batch_size=512"], {"lr_batch_size": "lr_scaling=sqrt"}),
+        (["lr_batch_size=512", "lr_scaling=linear"], {}),
+        (["method=distill", "method.temperature=2"], {"method.temperature": "method.kind=soft"}),
+        (["method=distill", "method.temperature=2", "method.kind=soft"], {}),
+    ],
+)
+def test_typed_options_that_do_nothing_are_told(words, idle):
+    assert plan_for(*words).idle == idle
+
+
+def test_validation_that_is_switched_off_is_told_from_a_lack_of_images():
+    off = rules_and_messages("trainer.limit_val_batches=0")
+    assert "trainer.limit_val_batches=0" in off["no_validation"]
+    assert "data.val_share" not in off["no_validation"]
+
+
+def test_an_average_that_warms_up_is_not_too_slow_for_a_run_of_three_steps():
+    words = ["average=ema", "trainer.max_steps=3", "scheduler.warmup=0"]
+    assert "slow_average" not in rules_of(*words)
+    assert "slow_average" in rules_of(*words, "average.warmup=false")
 
 
 def test_losses_that_take_shares_are_told_from_those_that_take_labels():

@@ -194,7 +194,9 @@ def test_what_timm_does_not_know_is_answered_in_one_line():
     assert message.startswith("model.name=resnet_18 is no architecture of timm's; did you mean")
     assert "resnet18" in message
     assert "timm.list_models()" in refused(name="?")
-    assert refused(name="resnet18", patch=3).startswith("timm's resnet18 has no option 'patch'")
+    message = refused(name="resnet18", patch=3)
+    assert message.startswith("timm's resnet18 has no option 'patch'; leave model.patch out")
+    assert message.endswith("~model.patch")
 
 
 def test_patches_that_leave_pixels_out_are_refused():

@@ -74,6 +74,12 @@ def test_sizes_that_our_model_cannot_take_are_refused_and_no_others(options):
     assert 1 < len(taken) < len(sizes)
 
 
+def test_no_progressive_sizes_at_all_are_the_full_size():
+    check_progressive({"augment": {"progressive": None}, "model": {}, "data": {}})
+    augment = BatchAugment(progressive=None)
+    assert augment.sizes == [] and augment.size_at(0.0, (28, 32)) == (28, 32)
+
+
 def test_the_nearest_sizes_that_are_named_fit():
     options = {"patch_size": 4, "patch_stride": 3}
     with pytest.raises(ConfigError, match="20×20 are no whole number of patches of 4 ") as caught:

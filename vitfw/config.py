@@ -24,7 +24,12 @@ from vitfw.errors import ConfigError, causes, nearest
 
 # Groups of which a recipe sets an option and its numbers; of others, as of model, numbers alone.
 CHOSEN_BY_RECIPES = ("augment", "optimizer", "scheduler", "loss", "method", "average")
-TAKES_WORDS = ("trainer.devices",)  # a number by default, but "auto" and "0,1" are good, too
+# A number by default, or in a recipe, but "auto" and "0,1", or "2ep" and 5%, are good, too.
+TAKES_WORDS = (
+    "trainer.devices",
+    *(f"scheduler.{key}" for key in ("warmup", "cooldown", "timescale", "length")),
+    *(f"average.{key}" for key in ("start", "every")),
+)
 MOST_LISTED = 12  # options of a group beside the nearest ones
 
 
@@ -45,14 +50,15 @@ def register_resolvers() -> None:
     def pack(root: str, storage_options: DictConfig, key: str) -> Any:
         return packed_fact(root, to_plain(storage_options), key)
 
-    def needed(key: str) -> Any:
-        raise ConfigError(f"{key} is needed: give {key}=…")
+    def needed_weights(*, _root_: DictConfig) -> None:
+        if not OmegaConf.select(_root_, "model.pretrained"):
+            raise ConfigError("init_from is needed: give init_from=…")
 
     def kept(only: Any, count: int | None) -> int | None:
         return len(only) if isinstance(only, ListConfig) else count
 
     OmegaConf.register_new_resolver("dataset", fact, replace=True)
-    OmegaConf.register_new_resolver("needed", needed, replace=True)
+    OmegaConf.register_new_resolver("needed_weights", needed_weights, replace=True)
     OmegaConf.register_new_resolver("pack", pack, replace=True)
     OmegaConf.register_new_resolver("classes_in", count_classes, replace=True)
     OmegaConf.register_new_resolver("kept_classes", kept, replace=True)
@@ -165,7 +171,7 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
         if isinstance(cause, ConfigError):
             return str(cause)
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is not an override; write key=value, such as optimizer.lr=1e-3"
+        return explain_override(str(error.override))
     if isinstance(error, MissingConfigException) and error.options:
         options = [option for option in error.options if not option.startswith("_")]
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
@@ -180,6 +186,16 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
         key = unknown[1].split("@")[0]
         return f"no config key is called {key!r}{suggest_key(config_name, overrides, key)}"
     return " ".join(str(error).split())
+
+
+def explain_override(word: str) -> str:
+    """What to type for a word that cannot be read."""
+    if word.partition("=")[2].startswith(("[", "{")):
+        return (
+            f"{word!r} cannot be read: a name with brackets or blanks needs quotes, and the whole "
+            "word single ones, or the shell takes them away: 'freeze=[\"blocks.[0-5].*\"]'"
+        )
+    return f"{word!r} is not an override; write key=value, such as optimizer.lr=1e-3"
 
 
 def explain_missing(error: Exception) -> str | None:

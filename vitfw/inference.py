@@ -82,8 +82,9 @@ def refuse_untrained_head(passport: Passport, checkpoint: Path) -> None:
     if pretrained_by_masking(passport):
         raise ConfigError(
             f"{checkpoint} is of a masked autoencoder, which learns no classes. Train a classifier "
-            f"from it: vitfw train recipe=finetune init_from={checkpoint}; or measure its features "
-            f"by their nearest neighbours: vitfw evaluate checkpoint={checkpoint} knn=20"
+            f"from it: vitfw train recipe=scratch_small model=THE_SAME data=YOURS "
+            f"init_from={checkpoint}; or measure its features by their nearest neighbours: "
+            f"vitfw evaluate checkpoint={checkpoint} knn=20"
         )
 
 

@@ -23,7 +23,7 @@ def check_progressive(cfg: Config) -> None:
         ConfigError: sizes that are none, or above that of the images; our model takes one size
             only, or patches do not fill the smaller images.
     """
-    sizes, model = cfg["augment"]["progressive"]["sizes"], cfg["model"]
+    sizes, model = (cfg["augment"]["progressive"] or {}).get("sizes"), cfg["model"]
     if not sizes:
         return
     if not isinstance(sizes, list) or not all(isinstance(size, int) for size in sizes):
@@ -80,7 +80,7 @@ def check_smaller_images(net: nn.Module, model: Config, data: ClassificationData
     """
     if is_our_model(model):
         return
-    sizes = list(data.augment.progressive.sizes)
+    sizes = data.augment.sizes
     for size in sizes:
         height, width = scaled_to(size, data.img_size)
         try:

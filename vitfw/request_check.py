@@ -62,7 +62,9 @@ def check_optimizer(cfg: Config, trainer_options: Config) -> None:
         if cfg["average"].get("_target_"):
             raise ConfigError("optimizer=schedule_free averages the weights itself; average=none")
         if not cfg["callbacks"].get("schedule_free"):
-            raise ConfigError("optimizer=schedule_free needs callbacks.schedule_free")
+            raise ConfigError(
+                "optimizer=schedule_free needs its callback: leave callbacks.schedule_free=null out"
+            )
 
 
 def check_probing_optimizer(node: Config) -> None:

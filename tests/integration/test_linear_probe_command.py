@@ -84,7 +84,7 @@ def test_neighbours_vote_without_the_head(digits_run: Run, tmp_path):
         (["augment.mixing.mixup=0.2"], "augment=none"),
         (["augment.progressive.sizes=[4]"], "augment=none"),
         (["average=ema"], "average=none"),
-        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=null"),
+        (["trainer.gradient_clip_val=1.0"], "^trainer.gradient_clip_val=1.0 .*clip_val=null"),
         (LIMITED, "limit_val_batches=0 leaves none"),
         (
             [*LIMITED, "method.lr_factors=[1.0]", "method.weight_decays=[0.0,1e-4]"],
@@ -94,6 +94,8 @@ def test_neighbours_vote_without_the_head(digits_run: Run, tmp_path):
         (["init_from=null"], "random weights; give init_from=…"),
         (["freeze=[blocks.0.*]"], "recipe=finetune"),
         (["lora.rank=4"], "recipe=finetune"),
+        (["method.weight_decays=1e-4"], r"method\.weight_decays=\[0\.0001\]"),
+        (["method.lr_factors=0.1"], r"method\.lr_factors=\[0\.1\]"),
     ],
 )
 def test_options_that_a_probe_has_no_use_for_are_refused(words, told):

@@ -40,7 +40,8 @@ def test_what_looks_at_logits_refuses_it(words, pretrained, tmp_path, monkeypatc
     capfd.readouterr()
     assert main([words[0], f"checkpoint={pretrained}", *words[1:]]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "learns no classes" in line and f"recipe=finetune init_from={pretrained}" in line
+    assert "learns no classes" in line
+    assert f"recipe=scratch_small model=THE_SAME data=YOURS init_from={pretrained}" in line
     assert not list(pretrained.parent.glob("*.pt2"))
 
 

@@ -47,6 +47,12 @@ def test_frozen_parameters_stay_to_the_bit_and_all_others_move():
     assert moved_by_training(net) == names - still
 
 
+def test_null_freezes_nothing():
+    net = tiny()
+    adapt(net, freeze=None, train_only=None)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_bitfit_moves_the_biases_and_the_head_and_nothing_else():
     """Among the biases those of queries and values, where the key has none."""
     net = tiny(k_bias=False)

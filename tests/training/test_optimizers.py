@@ -90,6 +90,12 @@ def test_sgd_equals_torchs_with_the_groups_written_out():
     assert_equal_weights(ours, theirs)
 
 
+def test_sgd_without_momentum_says_what_to_type_for_nesterovs():
+    with pytest.raises(ConfigError, match=r"optimizer\.nesterov=false"):
+        sgd(make_net(), momentum=0.0)
+    sgd(make_net(), momentum=0.0, nesterov=False)
+
+
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)], ids=str)
 def test_a_muon_step_on_a_matrix_is_almost_orthogonal(shape):
     """Whatever the gradient's spectrum, that of the update is flat: 0.2 · sqrt(longer side)."""
@@ -236,7 +242,7 @@ def test_adafactor_keeps_no_second_moments_of_the_size_of_a_matrix():
 
 def test_schedule_free_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "schedulefree", None)
-    with pytest.raises(ConfigError, match="pip install schedulefree"):
+    with pytest.raises(ConfigError, match=r"pip install 'vitfw\[schedulefree\]'"):
         schedule_free(make_net())
 
 

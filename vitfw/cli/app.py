@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitfw import config as configs
@@ -32,15 +32,15 @@ Task = Callable[[DictConfig, list[str]], object]
 WRONG_REQUEST, BROKE = 2, 1
 PATH_KEYS = (
     *("checkpoint", "input", "output", "verify"),
-    *("run_dir", "init_from", "resume", "data.root", "data.cache_dir"),
+    *("run_dir", "init_from", "resume", "method.teacher", "data.root", "data.cache_dir"),
 )
 
 
 def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
     """Run a command on the config that `argv` asks for; returns the exit code.
 
-    Plain overrides are composed here. `-m`, `--help`, `--cfg` and Hydra's other flags go through
-    `hydra.main`, which calls the task once a job.
+    Plain overrides are composed here, and so is what `--cfg job` prints. `-m` and Hydra's other
+    flags go through `hydra.main`, which calls the task once a job.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(config_name))
@@ -51,6 +51,8 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
         overrides = list(flags.overrides)
         if len(overrides) == len(argv):  # no flags
             task(configs.compose(config_name, overrides), overrides)
+        elif shows_config(flags):
+            print_config(configs.compose(config_name, overrides), flags.package, flags.resolve)
         else:
             if flags.multirun:
                 configs.check_sweep(config_name, overrides)
@@ -72,6 +74,25 @@ def parse_flags(words: Sequence[str]) -> argparse.Namespace:
             "such as optimizer.lr=1e-3"
         )
     return flags
+
+
+def shows_config(flags: argparse.Namespace) -> bool:
+    """Whether one run's config is to be printed; Hydra's own, and another folder's, it prints."""
+    elsewhere = flags.config_path or flags.config_name or flags.config_dir
+    return flags.cfg == "job" and not flags.multirun and not elsewhere
+
+
+def print_config(config: DictConfig, package: str | None, resolve: bool) -> None:
+    """Print the config, or the part of it that is called `package`, as the command would take it.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    part = config if package in (None, "_global_") else OmegaConf.select(config, str(package))
+    if not OmegaConf.is_config(part):
+        groups = [str(key) for key in config if OmegaConf.is_config(config._get_node(key))]
+        raise ConfigError(f"--package {package}: no part of the config; {', '.join(groups)} are")
+    print(OmegaConf.to_yaml(part, resolve=resolve), end="")
 
 
 def quote_path(override: str) -> str:

@@ -41,7 +41,7 @@ from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
 from vitfw.features import data_to_fit
 from vitfw.finish import Run, close_run, report_failure, report_stop
-from vitfw.guard_rails.plan import plan_of, usual_choice
+from vitfw.guard_rails.plan import plan_of
 from vitfw.guard_rails.rules import Concern, check_plan, refuse, warn
 from vitfw.models.profile import count_parameters
 from vitfw.progressive_check import check_smaller_images
@@ -191,11 +191,8 @@ def concerns_about(
 ) -> list[Concern]:
     """What in this run will probably not work."""
     batch_size = effective_batch_size(data.batch_size, trainer_options)
-    usual = usual_choice("train", overrides)
-    plan = plan_of(
-        *(cfg, learner.net, data, batch_size), learner.total_steps, learner.steps_per_epoch, usual
-    )
-    return check_plan(plan)
+    steps = learner.total_steps, learner.steps_per_epoch
+    return check_plan(plan_of(cfg, learner.net, data, batch_size, *steps, overrides))
 
 
 def tell(this: Run, origin: list[str], optimizer: Optimizer, concerns: list[Concern]) -> None:

@@ -197,7 +197,7 @@ class ClassificationData(L.LightningDataModule, ABC):
         They have `img_size`, or the smaller one of that time where sizes are progressive.
         """
         augment = self._cropped_augment if self.crops_in_workers else self.augment
-        size = augment.progressive.size_at(self._progress(batch.step), self.img_size)
+        size = augment.size_at(self._progress(batch.step), self.img_size)
         images = self._normalised(fit_to(augment(batch.images, batch.keys), size))
         images = augment.after_normalise(images, batch.keys)
         if augment.mixing is None or not augment.mixing.active:

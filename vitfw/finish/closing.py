@@ -52,7 +52,7 @@ def next_commands(directory: RunDirectory, learner: Learner) -> tuple[str, str]:
         checkpoint = shlex.quote(str(last))  # its lowest loss need not be its best encoder
         return (
             f"its features  vitfw evaluate checkpoint={checkpoint} knn=20",
-            f"fine-tune it  vitfw train recipe=finetune model=THE_SAME data=YOURS "
+            f"fine-tune it  vitfw train recipe=scratch_small model=THE_SAME data=YOURS "
             f"init_from={checkpoint}",
         )
     checkpoint = shlex.quote(str(best if best.is_file() else last))

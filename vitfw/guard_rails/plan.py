@@ -14,6 +14,7 @@ from vitfw.config import compose, group_choices
 from vitfw.data.augment.progressive import scaled_to
 from vitfw.data.catalog import CATALOG
 from vitfw.data.classification_data import ClassificationData
+from vitfw.guard_rails.idle_options import idle_keys
 from vitfw.interop.source import is_our_model
 from vitfw.models.patch_embed import as_pair
 from vitfw.request_check import SCHEDULE_FREE
@@ -25,7 +26,12 @@ Config = dict[str, Any]
 STEMS = ("conv_stem", "pool_stem")  # convolutions over the edges of patches
 BY_LABELS = ("vitfw.training.classifier.", "vitfw.training.distillation.")  # methods with a loss
 OWN_RATES = "vitfw.training.linear_probe."  # tries many learning rates at once
-OTHER_OPTIMIZER = ("optimizer._target_", "optimizer.name")  # what the group's rate is not meant for
+BASE = "optimizer@optimizer.base="
+# What a group's learning rate is not meant for.
+OTHER_OPTIMIZER = (
+    *("optimizer._target_", "optimizer.name"),
+    *("optimizer.base._target_", "optimizer.base.name"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,8 @@ class Plan:
     drop_path_rate: float
     from_scratch: bool
     train_images: int
-    val_images: int
+    val_images: int  # of the data
+    validates: bool  # not switched off
     device_batch: int  # images of one forward pass
     batch_size: int  # images of an optimizer step
     total_steps: int
@@ -60,10 +67,11 @@ class Plan:
     loss: str
     takes_soft_targets: bool
     monitored: tuple[str, ...]
-    average_memory: float | None  # of an EMA, in steps, at the end
+    average_memory: float | None  # of an EMA, in steps
     average_start: int | None  # step of the first weights that SWA takes
     hflip: float
     usual_hflip: float
+    idle: Mapping[str, str]  # keys that were typed and do nothing, and what would let them
 
     @property
     def tokens(self) -> int | None:
@@ -78,13 +86,14 @@ def plan_of(
     batch_size: int,
     total_steps: int,
     steps_per_epoch: int,
-    usual: Config,
+    overrides: Sequence[str],
 ) -> Plan:
     """Read the facts off the resolved config and what was built from it.
 
-    `batch_size` counts the images of an optimizer step, over devices and accumulation; `usual` is
-    `usual_choice` of the same command.
+    `batch_size` counts the images of an optimizer step, over devices and accumulation;
+    `overrides` are what was typed.
     """
+    usual = usual_choice("train", overrides)
     model, method, average = cfg["model"], cfg["method"]["_target_"], cfg["average"]
     max_steps = cfg["trainer"]["max_steps"]
     mixing, blocks = data.augment.mixing, getattr(net, "blocks", None)
@@ -94,7 +103,7 @@ def plan_of(
     usual_lr = usual["lr"]
     if usual_lr:
         usual_lr = scaled_lr(usual_lr, usual["rule"], batch_size, usual["batch_size"])
-    counts = token_counts(net, is_our_model(model), data.augment.progressive.sizes)
+    counts = token_counts(net, is_our_model(model), data.augment.sizes)
     warmup_steps = steps_of(cfg["scheduler"].get("warmup", 0), total_steps, steps_per_epoch)
     by_ema = average["_target_"] == "vitfw.training.weight_average.ema"
     by_swa = average["_target_"] == "vitfw.training.weight_average.swa"
@@ -109,7 +118,8 @@ def plan_of(
         drop_path_rate=model.get("drop_path_rate") or 0.0,
         from_scratch=cfg["init_from"] is None and not model.get("pretrained"),
         train_images=data.train_images,
-        val_images=0 if cfg["trainer"]["limit_val_batches"] == 0 else data.count("val"),
+        val_images=data.count("val"),
+        validates=cfg["trainer"]["limit_val_batches"] != 0,
         device_batch=data.batch_size,
         batch_size=batch_size,
         total_steps=total_steps,
@@ -130,10 +140,11 @@ def plan_of(
             for callback in cfg["callbacks"].values()
             if callback and callback.get("monitor")
         ),
-        average_memory=ema_memory(total_steps, **options_of(average)) if by_ema else None,
+        average_memory=ema_memory(**options_of(average)) if by_ema else None,
         average_start=steps_of(average["start"], total_steps, steps_per_epoch) if by_swa else None,
         hflip=data.augment.hflip,
         usual_hflip=facts.hflip,
+        idle=idle_keys(cfg, overrides),
     )
 
 
@@ -170,10 +181,9 @@ def is_ordered(model: Config) -> bool:
     return told or model.get("embed_layer") in STEMS
 
 
-def ema_memory(total_steps: int, decay: float, warmup: bool) -> float:
-    """1 / (1 − decay), the mean age in steps of what an EMA holds, with the last step's decay."""
-    warm = (1 + total_steps) / (10 + total_steps)
-    return 1.0 / (1.0 - (min(decay, warm) if warmup else decay))
+def ema_memory(decay: float, warmup: bool) -> float | None:
+    """1 / (1 − decay), the mean age in steps of what an EMA holds; None where it warms up."""
+    return None if warmup else 1.0 / (1.0 - decay)
 
 
 def options_of(node: Config) -> Config:
@@ -212,13 +222,15 @@ def usual_choice(config_name: str, overrides: Sequence[str]) -> Config:
     """
     config = compose(config_name, group_choices(overrides))
     optimizer, rule = config["optimizer"], config["lr_scaling"]
-    base = optimizer.get("base") or optimizer  # what SAM steps with, by default SGD
+    for text in overrides:
+        if text.startswith(BASE):  # what SAM steps with; its own learning rate is for SGD
+            optimizer = compose(config_name, [f"optimizer={text.removeprefix(BASE)}"])["optimizer"]
+    base = optimizer.get("base") or optimizer
     by_sgd = base["_target_"].endswith(".sgd")
     batch_size = config["lr_batch_size"]
     if rule == "none":
         rule = "linear" if by_sgd else "sqrt"
         batch_size = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     keys = {text.lstrip("+").partition("=")[0] for text in overrides}
-    meant = base is optimizer or by_sgd  # SAM's learning rate is for SGD
-    meant = meant and keys.isdisjoint(OTHER_OPTIMIZER)
+    meant = keys.isdisjoint(OTHER_OPTIMIZER)
     return {"lr": optimizer.get("lr") if meant else None, "batch_size": batch_size, "rule": rule}

@@ -141,8 +141,13 @@ def mixing_alone(plan: Plan) -> str | None:
 
 
 def no_validation(plan: Plan) -> str | None:
-    if plan.val_images:
+    if plan.val_images and plan.validates:
         return None
+    if plan.val_images:
+        return (
+            "trainer.limit_val_batches=0 switches validation off: no epoch can be chosen as the "
+            "best; leave it out"
+        )
     return "there are 0 validation images: no epoch can be chosen as the best; data.val_share=0.1"
 
 
@@ -197,12 +202,20 @@ def mirrored_classes(plan: Plan) -> str | None:
     )
 
 
+def idle_options(plan: Plan) -> str | None:
+    if not plan.idle:
+        return None
+    told = [f"{key} does nothing here: {remedy}" for key, remedy in plan.idle.items()]
+    return f"{'; '.join(told)}; or leave it out"
+
+
 Rule = Callable[[Plan], str | None]
 RULES: tuple[Rule, ...] = (
     *(few_tokens, enlarged_images, no_positions, drop_path_of_one_block),
     *(large_batch, unreached_steps, long_warmup, unusual_lr, rounded_weights, no_validation),
     *(slow_average, late_average, still_average, lowered_schedule_free),
     *(mixing_with_hard_labels, monitoring_mixed_images, mixing_alone, mirrored_classes),
+    idle_options,
 )
 
 

@@ -81,7 +81,11 @@ def build_for_size(build: partial[nn.Module], img_size: Size | None) -> nn.Modul
 def refused(name: str, error: TypeError) -> str:
     unknown = re.search(r"unexpected keyword argument\D*'(\w+)'", str(error))
     if unknown:
-        return f"timm's {name} has no option {unknown[1]!r}; leave model.{unknown[1]} out"
+        key = f"model.{unknown[1]}"
+        return (
+            f"timm's {name} has no option {unknown[1]!r}; leave {key} out, or where a recipe gives "
+            f"it: ~{key}"
+        )
     return f"timm cannot build {name} from these options: {error}"
 
 

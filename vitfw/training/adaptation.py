@@ -34,8 +34,8 @@ def begins_random(cfg: Mapping[str, Any]) -> bool:
 
 def adapt(
     net: nn.Module,
-    freeze: Sequence[str] = (),
-    train_only: Sequence[str] = (),
+    freeze: Sequence[str] | None = (),
+    train_only: Sequence[str] | None = (),
     lora: Mapping[str, Any] | None = None,
     anew: Iterable[str] = (),
 ) -> None:
@@ -50,6 +50,7 @@ def adapt(
         ConfigError: a pattern or target without a match; nothing is left to train; parameters drawn
             `anew` would be frozen, and stay random.
     """
+    freeze, train_only = freeze or (), train_only or ()
     adapters = Lora(**(lora or {}))
     random = trainable_of(net, anew)
     if train_only or adapters.rank:

@@ -28,8 +28,8 @@ from vitfw.training.learner import Batch, Learner
 from vitfw.training.pooled_features import linear_layers
 
 COUPLED = (
-    "does not suit method=linear_probe, whose heads are to be trained as if each were alone; "
-    "set trainer.gradient_clip_val=null trainer.gradient_clip_algorithm=norm"
+    "clips all heads of method=linear_probe together, which are to be trained as if each were "
+    "alone; set trainer.gradient_clip_val=null trainer.gradient_clip_algorithm=norm"
 )
 NO_AVERAGE = "method=linear_probe leaves the net as it is; it needs average=none"
 ONE_HEAD = "give one head: method.lr_factors=[1.0] method.weight_decays=null"
@@ -64,6 +64,9 @@ def check_config(cfg: dict[str, Any]) -> None:
         )
     if cfg["average"].get("_target_"):
         raise ConfigError(NO_AVERAGE)
+    for key in ("lr_factors", "weight_decays"):
+        if not isinstance(value := cfg["method"][key] or [], list):
+            raise ConfigError(f"method.{key}={value} is a list: method.{key}=[{value}]")
     heads = len(cfg["method"]["lr_factors"] or ()) * len(cfg["method"]["weight_decays"] or [None])
     check_trainer(cfg["trainer"], heads)
 
@@ -91,7 +94,8 @@ def check_trainer(options: dict[str, Any], heads: int) -> None:
     """Raises ConfigError for clipping that couples heads, and for heads that nobody compares."""
     algorithm = options["gradient_clip_algorithm"]
     if options["gradient_clip_val"] and algorithm != "value":
-        raise ConfigError(f"trainer.gradient_clip_algorithm={algorithm} {COUPLED}")
+        typed = f"trainer.gradient_clip_val={options['gradient_clip_val']}"
+        raise ConfigError(f"{typed} (gradient_clip_algorithm={algorithm}) {COUPLED}")
     every, epochs = options.get("check_val_every_n_epoch"), options["max_epochs"]
     never = every is not None and epochs is not None and every > epochs
     if heads > 1 and (never or options["limit_val_batches"] == 0):

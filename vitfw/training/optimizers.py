@@ -67,7 +67,16 @@ def sgd(
     layer_decay: float | None = None,
     overrides: Overrides | None = None,
 ) -> Optimizer:
-    """SGD with momentum, without decay on norms, biases, tokens and positions."""
+    """SGD with momentum, without decay on norms, biases, tokens and positions.
+
+    Raises:
+        ConfigError: Nesterov's momentum of 0.
+    """
+    if nesterov and not momentum:
+        raise ConfigError(
+            f"optimizer.momentum={momentum} leaves Nesterov's nothing to look ahead by: "
+            "optimizer.nesterov=false"
+        )
     groups = param_groups(net, lr, weight_decay, layer_decay, overrides)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
@@ -178,7 +187,7 @@ def schedule_free(
         from schedulefree import AdamWScheduleFree
     except ImportError as error:
         raise ConfigError(
-            "optimizer=schedule_free needs the package schedulefree: pip install schedulefree"
+            "optimizer=schedule_free needs schedulefree: pip install 'vitfw[schedulefree]'"
         ) from error
     first, second = pair_of(betas)
     if not 0.0 < first < 1.0:

@@ -28,7 +28,9 @@ class SAM(Optimizer):
 
     def __init__(self, base: Optimizer, net: nn.Module, rho: float = 0.05, adaptive: bool = False):
         if not rho > 0.0:
-            raise ConfigError(f"optimizer.rho={rho} is the distance that SAM looks ahead: above 0")
+            raise ConfigError(
+                f"optimizer.rho={rho} is how far SAM looks ahead: above 0, such as 0.05"
+            )
         super().__init__(base.param_groups, {})
         self.base = base
         self.rho = rho

@@ -1,7 +1,7 @@
 """Learning-rate schedules over optimizer steps.
 
 Each is a function (optimizer, total_steps, steps_per_epoch, …) → LambdaLR, stepped after every
-optimizer step: warm-up rises linearly, from 1 / steps of the peak at the first step, then the
+optimizer step: warm-up rises linearly, from 1 / (steps + 1) of the peak at the first step, then the
 schedule's own shape falls from 1 to `final`, a share of the peak. docs/schedules.md has them in a
 table.
 

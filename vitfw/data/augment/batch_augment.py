@@ -23,7 +23,6 @@ from vitfw.data.counter_rng import uniform
 GRAYSCALE = 8  # the random number that decides on it; batch_crop and batch_erase list theirs
 JITTER = 16  # the first of the random numbers of the colours
 
-FULL_SIZE = Progressive()  # from the first step on
 ERASE_MODES = ("constant", "pixel", "colour")
 
 
@@ -64,7 +63,7 @@ class BatchAugment:
     erase_scale: tuple[float, float] = (0.02, 1 / 3)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     erase_mode: str = "constant"
-    progressive: Progressive = FULL_SIZE
+    progressive: Progressive | None = None
     mixing: Mixing | None = None
     per_image: Sequence[Callable[[Tensor], Tensor]] | None = None
     repeats: int = 1
@@ -110,6 +109,15 @@ class BatchAugment:
             return images
         scale, ratio = tuple(self.erase_scale), tuple(self.erase_ratio)
         return erase_rectangles(images, keys, self.erase, scale, ratio, self.erase_mode)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Those of the smaller images that a run begins with, in pixels."""
+        return [] if self.progressive is None else list(self.progressive.sizes)
+
+    def size_at(self, progress: float, full: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the images at a share of the run; `full` is that of the model."""
+        return full if self.progressive is None else self.progressive.size_at(progress, full)
 
     def without_crop(self) -> "BatchAugment":
         """The same, less the resized crop: worker processes have cut it from the full picture."""
