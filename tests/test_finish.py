@@ -39,7 +39,7 @@ def test_a_masked_autoencoder_is_not_told_to_predict_and_what_it_tells_works(tra
     assert main([command, *words, "data.num_workers=0"]) == 0
     assert "accuracy_knn_20" in capsys.readouterr().out
     program, command, *words = closing_words(out, "fine-tune it")
-    assert (program, command, words[0]) == ("vitfw", "train", "recipe=finetune")
+    assert (program, command, words[0]) == ("vitfw", "train", "recipe=scratch_small")
     assert words[-1] == f"init_from={folder}/checkpoints/last.ckpt"
 
 
