@@ -233,6 +233,11 @@ def group_choices(overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if re.split("[@=]", text.lstrip("+"))[0] in groups]
 
 
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """What stands before the `=` of each override."""
+    return [text.lstrip("+").partition("=")[0] for text in overrides]
+
+
 def suggest_key(config_name: str, overrides: Sequence[str], key: str) -> str:
     """The valid keys nearest to `key`, given the groups that were chosen."""
     groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from vitfw.config import typed_keys
+
 Config = dict[str, Any]
 
 
@@ -31,7 +33,7 @@ IDLE = (
 
 def idle_keys(cfg: Config, overrides: Sequence[str]) -> dict[str, str]:
     """Those that were typed, each with what would give it an effect."""
-    typed = [text.lstrip("+").partition("=")[0] for text in overrides]
+    typed = typed_keys(overrides)
     return {
         key: idle.remedy for idle in IDLE if idle.is_idle(cfg) for key in typed if key in idle.keys
     }

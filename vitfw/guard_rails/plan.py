@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vitfw.building import build
-from vitfw.config import compose, group_choices
+from vitfw.config import compose, group_choices, typed_keys
 from vitfw.data.augment.progressive import scaled_to
 from vitfw.data.catalog import CATALOG
 from vitfw.data.classification_data import ClassificationData
@@ -231,6 +231,5 @@ def usual_choice(config_name: str, overrides: Sequence[str]) -> Config:
     if rule == "none":
         rule = "linear" if by_sgd else "sqrt"
         batch_size = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
-    keys = {text.lstrip("+").partition("=")[0] for text in overrides}
-    meant = keys.isdisjoint(OTHER_OPTIMIZER)
+    meant = set(typed_keys(overrides)).isdisjoint(OTHER_OPTIMIZER)
     return {"lr": optimizer.get("lr") if meant else None, "batch_size": batch_size, "rule": rule}
