@@ -144,6 +144,7 @@ def main() -> None:
                     found.setdefault(job[0], []).append(metrics)
     rows = summary(study, found)
     path = ROOT / "benchmarks" / "results" / f"study_{asked.study.stem}.json"
+    torch.set_num_threads(1)  # as each run has: what the file is to say
     store({"study": study, "runs": rows}, torch.device("cpu"), path)
     print(table(rows))
 
