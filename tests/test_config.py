@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
 from vitfw.building import build, check_targets
 from vitfw.cli.app import quote_path
 from vitfw.cli.main import main
-from vitfw.config import compose, flatten, to_plain
+from vitfw.config import compose, explain_override, flatten, to_plain
 from vitfw.errors import ConfigError
 
 
@@ -391,8 +392,15 @@ def test_the_config_that_is_shown_is_the_one_that_would_be_trained(capsys):
     assert yaml.safe_load(capsys.readouterr().out) == to_plain(compose("train", words))
     assert main(["train", *words, "--cfg", "job", "--package", "optimizer"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["lr"] == 0.1
+    assert main(["train", *words, "--cfg", "job", "--package", "optimizer.lr"]) == 0
+    assert capsys.readouterr().out == "0.1\n"
     assert main(["train", *words, "--cfg", "job", "--package", "optimiser"]) == 2
     assert "optimizer" in capsys.readouterr().err
+
+
+def test_what_a_shown_config_lacks_is_said_as_in_training(capsys):
+    assert main(["train", "recipe=finetune", "--cfg", "job", "--resolve"]) == 2
+    assert capsys.readouterr().err == "error: init_from is needed: give init_from=…\n"
 
 
 def test_a_path_may_hold_what_hydra_reads_as_signs():
@@ -401,6 +409,27 @@ def test_a_path_may_hold_what_hydra_reads_as_signs():
         words = [word] if key != "method.teacher" else ["method=distill", word]
         value = OmegaConf.select(compose("train", words), key)
         assert value == "/d/lr=1e-3,(x)/best.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("timm:resnet18,timm:resnet34", ["timm:resnet18", "timm:resnet34"]),
+        ("/d/lr=1 (a).ckpt,/e.ckpt", ["/d/lr=1 (a).ckpt", "/e.ckpt"]),
+        ("choice(a,b)", ["a", "b"]),
+    ],
+)
+def test_paths_can_be_swept_over(typed, values):
+    word = quote_path(f"init_from={typed}", sweep=True)
+    sweep = OverridesParser.create().parse_override(word)
+    assert sweep.is_sweep_override()
+    assert [value.strip("'") for value in sweep.sweep_string_iterator()] == values
+
+
+def test_a_bracket_that_is_missing_is_named():
+    said = explain_override("optimizer.betas=[0.9,0.95")
+    assert "as many [ as ]" in said and "quotes" not in said
+    assert "quotes" in explain_override("freeze=[blocks.(a).*]")
 
 
 def test_single_values_and_the_recipes_own_choice_stay():

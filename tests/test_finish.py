@@ -15,7 +15,7 @@ SHORT = f"{TINY} {FAKE} trainer.max_epochs=1 logger=csv data.val_share=0.4".spli
 def closing_words(out: str, name: str) -> list[str]:
     """The command that the closing lines call `name`."""
     (line,) = [line for line in out.splitlines() if line.startswith(name)]
-    return shlex.split(line.removeprefix(name))
+    return shlex.split(line.removeprefix(name), comments=True)
 
 
 @pytest.fixture

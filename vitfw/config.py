@@ -190,7 +190,11 @@ def explain_failure(config_name: str, overrides: Sequence[str], error: Exception
 
 def explain_override(word: str) -> str:
     """What to type for a word that cannot be read."""
-    if word.partition("=")[2].startswith(("[", "{")):
+    value = word.partition("=")[2]
+    if value.startswith(("[", "{")):
+        for opening, closing in ("[]", "{}"):
+            if value.count(opening) != value.count(closing):
+                return f"{word!r} cannot be read: it has not as many {opening} as {closing}"
         return (
             f"{word!r} cannot be read: a name with brackets or blanks needs quotes, and the whole "
             "word single ones, or the shell takes them away: 'freeze=[\"blocks.[0-5].*\"]'"

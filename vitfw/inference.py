@@ -82,10 +82,17 @@ def refuse_untrained_head(passport: Passport, checkpoint: Path) -> None:
     if pretrained_by_masking(passport):
         raise ConfigError(
             f"{checkpoint} is of a masked autoencoder, which learns no classes. Train a classifier "
-            f"from it: vitfw train recipe=scratch_small model=THE_SAME data=YOURS "
-            f"init_from={checkpoint}; or measure its features by their nearest neighbours: "
+            f"from it: {classifier_command(str(checkpoint))} (ViT-B and larger: recipe=finetune); "
+            "or measure its features by their nearest neighbours: "
             f"vitfw evaluate checkpoint={checkpoint} knn=20"
         )
+
+
+def classifier_command(encoder: str) -> str:
+    """What trains a classifier from a masked autoencoder's checkpoint, by the recipe measured for
+    small ones; `recipe=finetune` is the paper's, for ViT-B and larger.
+    """
+    return f"vitfw train recipe=scratch_small model=THE_SAME data=YOURS init_from={encoder}"
 
 
 def check_probed_pooling(init_from: str, model: Mapping[str, Any]) -> None:

@@ -184,3 +184,29 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(digits_run: Run, tm
 def test_data_with_other_classes_is_refused(digits_run: Run, capfd):
     words = [f"checkpoint={digits_run.best}", "data=fake", "data.num_classes=7"]
     assert "10 classes" in checkpoint_error("evaluate", words, capfd)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["recipe=mae", "model=vit_mini4_hybrid"], "model.embed_layer=conv"),
+        (["recipe=deit_distilled", "model=deit_ti16_distilled"], "method.teacher"),
+        (
+            ["recipe=deit_distilled", "model=deit_ti16", "method.teacher=timm:resnet18"],
+            "distillation token",
+        ),
+        (["recipe=linear_probe", "optimizer=sam", "init_from=x"], "optimizer=sgd"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_recipe_that_does_not_fit_is_refused_before_data_are_read(
+    words, told, tmp_path, monkeypatch, capsys
+):
+    def read(*_):
+        raise AssertionError("data were read")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vitfw.cli.train.build_data", read)
+    assert main(["train", *words, "data=fashion_mnist"]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -95,6 +95,7 @@ def test_neighbours_vote_without_the_head(digits_run: Run, tmp_path):
         (["freeze=[blocks.0.*]"], "recipe=finetune"),
         (["lora.rank=4"], "recipe=finetune"),
         (["method.weight_decays=1e-4"], r"method\.weight_decays=\[0\.0001\]"),
+        (["method.weight_decays=0"], r"method\.weight_decays=\[0\]"),
         (["method.lr_factors=0.1"], r"method\.lr_factors=\[0\.1\]"),
     ],
 )

@@ -8,10 +8,13 @@ import pytest
 from commands import run
 from PIL import Image
 
+from vitfw.building import build
 from vitfw.cli.preview import in_words, main
+from vitfw.config import compose, to_plain
 from vitfw.data.augment.batch_augment import BatchAugment
 from vitfw.data.augment.batch_policy import RandAugment
 from vitfw.data.augment.mixing import Mixing
+from vitfw.data.augment.progressive import Progressive
 
 FAKE = ["data=fake", "augment=none", "data.num_images=200", "data.num_classes=4", "count=8"]
 
@@ -100,7 +103,11 @@ def test_a_wrong_request_is_one_line(
     ("augment", "words"),
     [
         (BatchAugment(), "none"),
-        (BatchAugment(crop_ratio=(0.5, 2), mixing=Mixing()), "none"),
+        (BatchAugment(crop_ratio=(0.5, 2), mixing=Mixing(), progressive=Progressive()), "none"),
+        (
+            BatchAugment(progressive=Progressive(sizes=[20, 24], until=[0.4, 0.7])),
+            "small images first, 20 px until 0.4, 24 px until 0.7 of training",
+        ),
         (BatchAugment(jitter=[0.4, 0.4, 0.4, 0.1]), "colour jitter 0.4, 0.4, 0.4, 0.1"),
         (BatchAugment(policy=RandAugment(magnitude=5)), "RandAugment (magnitude 5)"),
         (BatchAugment(shift=4, hflip=0.5), "shifted by up to 4 px, mirrored with probability 0.5"),
@@ -114,3 +121,8 @@ def test_a_wrong_request_is_one_line(
 )
 def test_an_augmentation_is_said_in_words(augment: BatchAugment, words: str):
     assert in_words(augment) == words
+
+
+def test_the_config_without_augmentation_is_said_to_have_none():
+    cfg = to_plain(compose("preview", ["data=fake", "augment=none"]))
+    assert in_words(build(cfg["augment"])) == "none"

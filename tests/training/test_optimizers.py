@@ -93,7 +93,8 @@ def test_sgd_equals_torchs_with_the_groups_written_out():
 def test_sgd_without_momentum_says_what_to_type_for_nesterovs():
     with pytest.raises(ConfigError, match=r"optimizer\.nesterov=false"):
         sgd(make_net(), momentum=0.0)
-    sgd(make_net(), momentum=0.0, nesterov=False)
+    for none in (0.0, None):
+        sgd(make_net(), momentum=none, nesterov=False)
 
 
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)], ids=str)

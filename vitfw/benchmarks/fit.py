@@ -117,7 +117,7 @@ def table(figures: dict[str, Any]) -> Table:
             f"{bound}{row[key]:.1f}" if key in row else ""
             for key in ("ratio", "ratio_with_startup")
         )
-        spread = f" ± {shown(row['deviation'])}" if "deviation" in row else ""
+        spread = f" ± {shown(row['deviation'], row['seconds'])}" if "deviation" in row else ""
         table.add_row(
             f"{row['level']:.2%}".replace(".00", ""),
             row["contestant"],
@@ -130,5 +130,6 @@ def table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def shown(seconds: float) -> str:
-    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}"
+def shown(seconds: float, beside: float = 0.0) -> str:
+    """With as many digits as the greater of it and what stands `beside` it."""
+    return f"{seconds:,.0f}" if max(seconds, beside) >= 100 else f"{seconds:.1f}"

@@ -5,6 +5,7 @@
 
 import argparse
 import itertools
+import json
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -30,6 +32,7 @@ from vitfw.errors import ConfigError
 Task = Callable[[DictConfig, list[str]], object]
 
 WRONG_REQUEST, BROKE = 2, 1
+NOTHING = object()  # no part of a config, not even null
 PATH_KEYS = (
     *("checkpoint", "input", "output", "verify"),
     *("run_dir", "init_from", "resume", "method.teacher", "data.root", "data.cache_dir"),
@@ -46,13 +49,14 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
         print(help_text(config_name))
         return 0
     with exit_code() as outcome:
-        words = [quote_path(word) for word in argv]
+        sweep = any(word in ("-m", "--multirun") for word in argv)
+        words = [quote_path(word, sweep) for word in argv]
         flags = parse_flags(words)
         overrides = list(flags.overrides)
         if len(overrides) == len(argv):  # no flags
             task(configs.compose(config_name, overrides), overrides)
         elif shows_config(flags):
-            print_config(configs.compose(config_name, overrides), flags.package, flags.resolve)
+            print_config(config_name, overrides, flags.package, flags.resolve)
         else:
             if flags.multirun:
                 configs.check_sweep(config_name, overrides)
@@ -79,29 +83,56 @@ def parse_flags(words: Sequence[str]) -> argparse.Namespace:
 def shows_config(flags: argparse.Namespace) -> bool:
     """Whether one run's config is to be printed; Hydra's own, and another folder's, it prints."""
     elsewhere = flags.config_path or flags.config_name or flags.config_dir
-    return flags.cfg == "job" and not flags.multirun and not elsewhere
+    others = flags.multirun or flags.run or flags.info
+    return flags.cfg == "job" and not others and not elsewhere
 
 
-def print_config(config: DictConfig, package: str | None, resolve: bool) -> None:
+def print_config(
+    config_name: str, overrides: Sequence[str], package: str | None, resolve: bool
+) -> None:
     """Print the config, or the part of it that is called `package`, as the command would take it.
 
     Raises:
-        ConfigError: there is no such part.
+        ConfigError: there is no such part, or no config.
     """
-    part = config if package in (None, "_global_") else OmegaConf.select(config, str(package))
-    if not OmegaConf.is_config(part):
-        groups = [str(key) for key in config if OmegaConf.is_config(config._get_node(key))]
-        raise ConfigError(f"--package {package}: no part of the config; {', '.join(groups)} are")
-    print(OmegaConf.to_yaml(part, resolve=resolve), end="")
+    config = configs.compose(config_name, overrides)
+    part: Any = config
+    try:
+        if package not in (None, "_global_"):
+            part = OmegaConf.select(config, str(package), default=NOTHING)
+        if part is NOTHING:
+            groups = [str(key) for key in config if OmegaConf.is_config(config._get_node(key))]
+            raise ConfigError(
+                f"--package {package}: no part of the config; {', '.join(groups)} are"
+            )
+        if OmegaConf.is_config(part):
+            print(OmegaConf.to_yaml(part, resolve=resolve), end="")
+        else:
+            print(json.dumps(part, ensure_ascii=False))
+    except OmegaConfBaseException as error:
+        raise ConfigError(configs.explain_failure(config_name, overrides, error)) from error
 
 
-def quote_path(override: str) -> str:
-    """Quote the value of a key that takes a path, so that it may hold `=`, blanks and brackets."""
+def quote_path(override: str, sweep: bool = False) -> str:
+    """Quote the value of a key that takes a path, so that it may hold `=`, blanks and brackets.
+
+    In a `sweep` commas stand between values, and `choice(…)` and its like stay what they are.
+    """
     key, _, value = override.partition("=")
-    if key not in PATH_KEYS or not set(value) & set("=,()[]{}:'\" ") or value[:1] in "'\"":
+    if key not in PATH_KEYS or value[:1] in "'\"":
         return override
+    if sweep:
+        is_call = re.match(r"\w+\(", value)
+        return override if is_call else f"{key}={','.join(map(quote, value.split(',')))}"
+    return f"{key}={quote(value)}"
+
+
+def quote(value: str) -> str:
+    """In single quotes, where Hydra would read it as something else than a name."""
+    if not set(value) & set("=,()[]{}:'\" "):
+        return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 class Outcome:

@@ -16,6 +16,7 @@ from vitfw.atomic import replacing
 from vitfw.cli.app import output_path, run
 from vitfw.config import to_plain
 from vitfw.console import console
+from vitfw.data.augment.progressive import Progressive
 from vitfw.data.catalog import facts_of
 from vitfw.data.classification_data import ClassificationData
 from vitfw.errors import ConfigError
@@ -38,6 +39,7 @@ PHRASES = {  # of an option of BatchAugment or Mixing that is not at its default
     "hflip": "mirrored with probability {}",
     "vflip": "turned upside down with probability {}",
     "policy": "{}",
+    "progressive": "small images first, {} of training",
     "jitter": "colour jitter {}",
     "grayscale": "grey with probability {}",
     "cutout": "a square of {} px cut out",
@@ -165,6 +167,9 @@ def value_in_words(value: Any) -> str:
         return (" to " if pair else ", ").join(map(value_in_words, value))
     if isinstance(value, str) or value is None:
         return str(value)
+    if isinstance(value, Progressive):
+        steps = zip(value.sizes, value.until, strict=True)
+        return ", ".join(f"{size} px until {share:.3g}" for size, share in steps) or "none"
     if dataclasses.is_dataclass(value):
         inside = in_words(value)
         if type(value).__name__ == "Mixing":

@@ -10,6 +10,7 @@ from rich.table import Table
 from vitfw.console import console, log
 from vitfw.finish.metrics import Metrics
 from vitfw.finish.run import Run
+from vitfw.inference import classifier_command
 from vitfw.run_directory import RunDirectory
 from vitfw.training.learner import Learner
 from vitfw.training.masked_autoencoder import MaskedAutoencoder
@@ -52,8 +53,7 @@ def next_commands(directory: RunDirectory, learner: Learner) -> tuple[str, str]:
         checkpoint = shlex.quote(str(last))  # its lowest loss need not be its best encoder
         return (
             f"its features  vitfw evaluate checkpoint={checkpoint} knn=20",
-            f"fine-tune it  vitfw train recipe=scratch_small model=THE_SAME data=YOURS "
-            f"init_from={checkpoint}",
+            f"fine-tune it  {classifier_command(checkpoint)}  # ViT-B and larger: recipe=finetune",
         )
     checkpoint = shlex.quote(str(best if best.is_file() else last))
     return (

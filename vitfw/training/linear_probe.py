@@ -27,10 +27,13 @@ from vitfw.training.head_grid import (
 from vitfw.training.learner import Batch, Learner
 from vitfw.training.pooled_features import linear_layers
 
-COUPLED = (
-    "clips all heads of method=linear_probe together, which are to be trained as if each were "
-    "alone; set trainer.gradient_clip_val=null trainer.gradient_clip_algorithm=norm"
-)
+UNCLIPPED = "set trainer.gradient_clip_val=null trainer.gradient_clip_algorithm=norm"
+REFUSED_CLIPPING = {
+    "norm": "clips all heads of method=linear_probe together, which are to be trained as if each "
+    f"were alone; {UNCLIPPED}",
+    "agc": "leaves the last layer as it is, and method=linear_probe trains nothing else; "
+    f"{UNCLIPPED}",
+}
 NO_AVERAGE = "method=linear_probe leaves the net as it is; it needs average=none"
 ONE_HEAD = "give one head: method.lr_factors=[1.0] method.weight_decays=null"
 PARTS = (  # of `augment`: no step by themselves
@@ -65,7 +68,7 @@ def check_config(cfg: dict[str, Any]) -> None:
     if cfg["average"].get("_target_"):
         raise ConfigError(NO_AVERAGE)
     for key in ("lr_factors", "weight_decays"):
-        if not isinstance(value := cfg["method"][key] or [], list):
+        if not isinstance(value := cfg["method"][key], list | None):
             raise ConfigError(f"method.{key}={value} is a list: method.{key}=[{value}]")
     heads = len(cfg["method"]["lr_factors"] or ()) * len(cfg["method"]["weight_decays"] or [None])
     check_trainer(cfg["trainer"], heads)
@@ -91,11 +94,11 @@ def check_features(net: nn.Module, anew: Iterable[str]) -> None:
 
 
 def check_trainer(options: dict[str, Any], heads: int) -> None:
-    """Raises ConfigError for clipping that couples heads, and for heads that nobody compares."""
+    """Raises ConfigError for clipping that does not suit, and for heads that nobody compares."""
     algorithm = options["gradient_clip_algorithm"]
-    if options["gradient_clip_val"] and algorithm != "value":
+    if options["gradient_clip_val"] and (refused := REFUSED_CLIPPING.get(algorithm)):
         typed = f"trainer.gradient_clip_val={options['gradient_clip_val']}"
-        raise ConfigError(f"{typed} (gradient_clip_algorithm={algorithm}) {COUPLED}")
+        raise ConfigError(f"{typed} (gradient_clip_algorithm={algorithm}) {refused}")
     every, epochs = options.get("check_val_every_n_epoch"), options["max_epochs"]
     never = every is not None and epochs is not None and every > epochs
     if heads > 1 and (never or options["limit_val_batches"] == 0):
@@ -144,7 +147,7 @@ class LinearProbe(Learner):
         if training.get("average") is not None:
             raise ValueError(NO_AVERAGE)
         if training.get("agc") is not None:
-            raise ValueError(f"trainer.gradient_clip_algorithm=agc {COUPLED}")
+            raise ValueError(f"trainer.gradient_clip_algorithm=agc {REFUSED_CLIPPING['agc']}")
         settings = settings_of(lr_factors, weight_decays)
         make = None if optimizer is None else partial(grid_optimizer, optimizer, settings)
         super().__init__(net, optimizer=make, **training)

@@ -62,7 +62,7 @@ def sgd(
     net: nn.Module,
     lr: float = 0.1,
     weight_decay: float = 1e-4,
-    momentum: float = 0.9,
+    momentum: float | None = 0.9,
     nesterov: bool = True,
     layer_decay: float | None = None,
     overrides: Overrides | None = None,
@@ -75,10 +75,10 @@ def sgd(
     if nesterov and not momentum:
         raise ConfigError(
             f"optimizer.momentum={momentum} leaves Nesterov's nothing to look ahead by: "
-            "optimizer.nesterov=false"
+            "optimizer.nesterov=false (beneath SAM: optimizer.base.nesterov=false)"
         )
     groups = param_groups(net, lr, weight_decay, layer_decay, overrides)
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    return SGD(groups, lr=lr, momentum=momentum or 0.0, nesterov=nesterov)
 
 
 def muon(
