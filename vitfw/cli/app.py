@@ -49,10 +49,9 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
         print(help_text(config_name))
         return 0
     with exit_code() as outcome:
-        sweep = any(word in ("-m", "--multirun") for word in argv)
-        words = [quote_path(word, sweep) for word in argv]
-        flags = parse_flags(words)
-        overrides = list(flags.overrides)
+        flags = parse_flags(argv)
+        words = [quote_path(word, flags.multirun) for word in argv]
+        overrides = [quote_path(word, flags.multirun) for word in flags.overrides]
         if len(overrides) == len(argv):  # no flags
             task(configs.compose(config_name, overrides), overrides)
         elif shows_config(flags):
@@ -64,14 +63,14 @@ def run(config_name: str, task: Task, argv: Sequence[str]) -> int:
     return outcome.code
 
 
-def parse_flags(words: Sequence[str]) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's flags and the overrides.
 
     Raises:
         ConfigError: a flag that Hydra does not have.
     """
     parser = get_args_parser()
-    flags, unknown = parser.parse_known_args(list(words))
+    flags, unknown = parser.parse_known_args(list(argv))
     if unknown:
         raise ConfigError(
             f"there is no flag {unknown[0]}; what is to be set is written key=value, "
