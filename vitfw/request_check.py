@@ -59,6 +59,7 @@ def check_optimizer(cfg: Config, trainer_options: Config) -> None:
             "give trainer.gradient_clip_algorithm=norm"
         )
     if target == SCHEDULE_FREE:
+        optimizers.import_schedulefree()
         if cfg["average"].get("_target_"):
             raise ConfigError("optimizer=schedule_free averages the weights itself; average=none")
         if not cfg["callbacks"].get("schedule_free"):

@@ -1,5 +1,7 @@
 """A wrong request: one clear line, exit 2, nothing half-written, no run directory."""
 
+import sys
+
 import pytest
 import torch
 from commands import TINY, Run, run
@@ -186,6 +188,10 @@ def test_data_with_other_classes_is_refused(digits_run: Run, capfd):
     assert "10 classes" in checkpoint_error("evaluate", words, capfd)
 
 
+def data_are_read(*_):
+    raise AssertionError("data were read")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -196,17 +202,35 @@ def test_data_with_other_classes_is_refused(digits_run: Run, capfd):
             "distillation token",
         ),
         (["recipe=linear_probe", "optimizer=sam", "init_from=x"], "optimizer=sgd"),
+        (["freeze=[blokcs.*]"], "did you mean blocks.*, "),
+        (["train_only=[haed.*]"], "did you mean head.*?"),
+        (["recipe=lora", "lora.targets=[qvk]", "init_from=x"], "qvk"),
+        (["optimizer.layer_decay=1.5"], "optimizer.layer_decay=1.5"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_recipe_that_does_not_fit_is_refused_before_data_are_read(
     words, told, tmp_path, monkeypatch, capsys
 ):
-    def read(*_):
-        raise AssertionError("data were read")
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vitfw.cli.train.build_data", read)
+    monkeypatch.setattr("vitfw.cli.train.build_data", data_are_read)
     assert main(["train", *words, "data=fashion_mnist"]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("schedulefree", ["optimizer=schedule_free", "scheduler=constant"]),
+        ("peft", ["recipe=lora", "init_from=x"]),
+    ],
+)
+def test_a_missing_package_is_told_before_data_are_read(
+    package, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("vitfw.cli.train.build_data", data_are_read)
+    assert main(["train", *words, "data=fashion_mnist"]) == 2
+    assert f"pip install 'vitfw[{package}]'" in capsys.readouterr().err

@@ -48,6 +48,7 @@ from vitfw.progressive_check import check_smaller_images
 from vitfw.request_check import check_request
 from vitfw.run_directory import RunDirectory, choose_run_directory
 from vitfw.start import find_start
+from vitfw.training.adaptation import check_names
 from vitfw.training.group_table import group_table
 from vitfw.training.learner import Learner
 from vitfw.training.schedules import is_cooldown
@@ -72,11 +73,12 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     check_request(cfg, trainer_options)
     if cfg["auto_batch_size"]:
         cfg, trainer_options = fit_to_memory(cfg, trainer_options, start.config())
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    net = build_net(cfg)
+    check_names(cfg, net)
     data = build_data(cfg)
     per_epoch = optimizer_steps_per_epoch(data, trainer_options)
     trainer_options = branch.limits(trainer_options, per_epoch)
-    L.seed_everything(cfg["seed"], workers=True, verbose=False)
-    net = build_net(cfg)
     check_smaller_images(net, cfg["model"], data)
     weights = start.begin(net, cfg, data)
     learner = build_learner(cfg, net, data, trainer_options)

@@ -7,9 +7,10 @@ from torch import nn
 
 from vitfw.errors import ConfigError
 from vitfw.training.freezing import freeze as freeze_parameters
-from vitfw.training.freezing import head_of
+from vitfw.training.freezing import head_of, matching
 from vitfw.training.freezing import train_only as train_parameters
-from vitfw.training.lora import Lora, add_adapters
+from vitfw.training.lora import Lora, add_adapters, import_peft, target_layers
+from vitfw.training.param_groups import layer_scales
 
 
 def check_lora(cfg: Mapping[str, Any]) -> None:
@@ -23,6 +24,24 @@ def check_lora(cfg: Mapping[str, Any]) -> None:
             f"lora.rank={rank} freezes the weights of the net, and they would be random; give "
             "init_from=…, or lora.rank=0 to train them all"
         )
+
+
+def check_names(cfg: Mapping[str, Any], net: nn.Module) -> None:
+    """Whether the net has all that is to be frozen, adapted or slowed down; it stays as it is.
+
+    Raises:
+        ConfigError: a pattern or target without a match; no package for adapters; layers that the
+            net does not tell, for `optimizer.layer_decay`.
+    """
+    matching(net, cfg["freeze"] or (), "freeze")
+    matching(net, cfg["train_only"] or (), "train_only")
+    lora = Lora(**cfg["lora"])
+    if lora.rank:
+        import_peft(lora.rank)
+        target_layers(net, lora.targets)
+    decay = cfg["optimizer"].get("layer_decay")
+    if decay is not None:
+        layer_scales(net, decay)
 
 
 def begins_random(cfg: Mapping[str, Any]) -> bool:

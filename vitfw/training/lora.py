@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,21 +55,27 @@ def add_adapters(net: nn.Module, lora: Lora) -> None:
     Raises:
         ConfigError: peft is not installed; a target is no linear layer of the net.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError(f"lora.rank={lora.rank} needs peft: pip install 'vitfw[peft]'") from error
+    peft = import_peft(lora.rank)
     names = target_layers(net, lora.targets)
     trained = {parameter: parameter.requires_grad for parameter in net.parameters()}
-    options = LoraConfig(
+    options = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyrefly: ignore[bad-argument-type]  any number will do
         lora_dropout=lora.dropout,
         target_modules="|".join(map(re.escape, names)),
     )
-    inject_adapter_in_model(options, net)
+    peft.inject_adapter_in_model(options, net)
     for parameter, was_trained in trained.items():  # peft has frozen them all
         parameter.requires_grad_(was_trained)
+
+
+def import_peft(rank: int) -> Any:
+    """The package. Raises ConfigError where it is not installed."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(f"lora.rank={rank} needs peft: pip install 'vitfw[peft]'") from error
+    return peft
 
 
 def target_layers(net: nn.Module, targets: Sequence[str]) -> list[str]:

@@ -183,17 +183,23 @@ def schedule_free(
     Raises:
         ConfigError: the package schedulefree is not installed; betas[0] is not in (0, 1).
     """
-    try:
-        from schedulefree import AdamWScheduleFree
-    except ImportError as error:
-        raise ConfigError(
-            "optimizer=schedule_free needs schedulefree: pip install 'vitfw[schedulefree]'"
-        ) from error
+    package = import_schedulefree()
     first, second = pair_of(betas)
     if not 0.0 < first < 1.0:
         raise ConfigError(f"optimizer.betas={list(betas)}: the first must lie between 0 and 1")
     groups = param_groups(net, lr, weight_decay, layer_decay, overrides)
-    return AdamWScheduleFree(groups, lr=lr, betas=(first, second), eps=eps)
+    return package.AdamWScheduleFree(groups, lr=lr, betas=(first, second), eps=eps)
+
+
+def import_schedulefree() -> Any:
+    """The package. Raises ConfigError where it is not installed."""
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise ConfigError(
+            "optimizer=schedule_free needs schedulefree: pip install 'vitfw[schedulefree]'"
+        ) from error
+    return schedulefree
 
 
 def timm_optimizer(
