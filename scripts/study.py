@@ -103,6 +103,7 @@ def summary(study: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> di
             "difference": round(statistics.mean(differences), 5),
             "relative_speed": round(speed / usual, 3) if usual else None,
             "params": metrics[0]["params"],
+            "params_trained": metrics[0].get("params_trained"),
             "git_commits": sorted({str(one.get("git_commit")) for one in metrics}),
         }
     return rows

@@ -83,6 +83,9 @@ def test_lora_moves_adapters_and_the_head_and_leaves_the_weights_to_the_bit(
     assert len(adapters) == 8 and all(after[name].any() for name in adapters)
     plain = {name.replace(".base_layer.", "."): tensor for name, tensor in after.items()}
     assert moved(weights_of(best(pretrained)), plain) == {"head.weight", "head.bias"}
+    trained = [t for name, t in after.items() if ".lora_" in name or "net.head." in name]
+    metrics = json.loads((lora / "metrics.json").read_text())
+    assert metrics["params_trained"] == sum(tensor.numel() for tensor in trained)
 
 
 def test_a_lora_checkpoint_is_evaluated_predicts_and_is_exported_like_any(

@@ -20,6 +20,7 @@ PROMISED_METRICS = (
     "steps",
     "train/images_per_second",
     "params",
+    "params_trained",
     "flops_per_image",
     "device",
     "precision",

@@ -11,7 +11,7 @@ from vitfw.callbacks.throughput import Throughput
 from vitfw.environment import device_name, git_commit, versions
 from vitfw.finish.run import Run
 from vitfw.memory import most_resident_bytes, total_memory
-from vitfw.models.profile import count_flops, count_parameters
+from vitfw.models.profile import count_flops, count_parameters, count_trained_parameters
 
 Metrics = dict[str, Any]
 
@@ -43,6 +43,7 @@ def gather_metrics(
         "steps": steps,
         "train/images_per_second": rounded(throughput.images_per_second) if timed else None,
         "params": count_parameters(run.learner.net),
+        "params_trained": count_trained_parameters(run.learner),
         "flops_per_image": count_flops(run.learner.net, shape),
         "device": device_name(run.trainer.strategy.root_device),
         "precision": run.trainer.precision,

@@ -41,6 +41,11 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
+def count_trained_parameters(net: nn.Module) -> int:
+    """Those that are not frozen. A learner has more than its net's: a decoder, heads of a probe."""
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+
+
 def count_flops(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """FLOPs of the forward pass of one image [C, H, W], in evaluation mode.
 

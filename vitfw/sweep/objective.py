@@ -11,8 +11,8 @@ from vitfw.errors import ConfigError, nearest
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
 # What `finish.gather_metrics` measures, apart from the test.
-AT_THE_END = {"fit_seconds", "epochs", "steps", "train/images_per_second", "params"}
-AT_THE_END |= {"flops_per_image"}
+AT_THE_END = {"fit_seconds", "epochs", "steps", "train/images_per_second"}
+AT_THE_END |= {"params", "params_trained", "flops_per_image"}
 BEST = "val/accuracy_best"
 ACCURACIES = {"accuracy", "accuracy_top5"}
 TRAINING = {"train/loss", "train/loss_epoch"}
